@@ -1,0 +1,41 @@
+"""What the machine may be asked for. Nothing here changes a result, so DVC does not track it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.core.config import check, section
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuntimeConfig:
+    """The section `runtime` of params.yaml.
+
+    threads: 0 for all cores that this process may use.
+    memory_limit: what DuckDB may hold before it spills to `temp_directory`, e.g. `8GB`.
+    device: where networks train; `auto` takes a GPU when there is one.
+    """
+
+    threads: int = 0
+    memory_limit: str = "8GB"
+    temp_directory: str = "data/tmp"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        check(self.threads >= 0, f"threads: must be 0 (all) or more, found {self.threads}")
+        check(
+            re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]i?B", self.memory_limit) is not None,
+            f"memory_limit: expected a size such as 8GB, found {self.memory_limit!r}",
+        )
+
+    @property
+    def cores(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+def runtime(params: Path) -> RuntimeConfig:
+    return section(params, "runtime", RuntimeConfig)

@@ -1,0 +1,126 @@
+"""What a feature group is, and how it is computed: range by range for one part of one split, order kept.
+
+A group is a module of this package that holds one `GROUP`; its name is the module's name. To add one, write the module
+and put its name into `features` in params.yaml.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ibis.expr.types as ir
+
+from pipeline.core.config import read_yaml
+from pipeline.core.engine import Engine
+from pipeline.core.errors import ParameterError
+from pipeline.core.files import atomic_path
+from pipeline.features.smoothing import SmoothingConfig
+from pipeline.schemas.features import ALIGNMENT, Column, Scope, write_columns
+from pipeline.schemas.impressions import PARTS, Part, SplitInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """What a group is computed from.
+
+    impressions: the rows to describe, a range of whole displays; windows over `display_id` are exact. history: the
+    impressions of the split's whole history, the only rows whose labels may be used. table: a typed table by name. once:
+    wraps a look-up that is the same for all ranges, so that it is computed at the first. For page views, keep to
+    `info.views_until`.
+    """
+
+    part: Part
+    impressions: ir.Table
+    history: ir.Table
+    table: Callable[[str], ir.Table]
+    once: Callable[[ir.Table], ir.Table]
+    info: SplitInfo
+    smoothing: SmoothingConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """A feature group.
+
+    build: an expression with `row`, `first` and the declared columns, one row for each of `inputs.impressions`.
+    """
+
+    scope: Scope
+    columns: tuple[Column, ...]
+    build: Callable[[Inputs], ir.Table]
+
+
+def load_group(name: str) -> Group:
+    """The GROUP of pipeline/features/NAME.py; ParameterError if there is no such module."""
+    if not name.isidentifier() or importlib.util.find_spec(f"pipeline.features.{name}") is None:
+        raise ParameterError(f"features: no group {name!r}; expected a module pipeline/features/{name}.py")
+    group = getattr(importlib.import_module(f"pipeline.features.{name}"), "GROUP", None)
+    if not isinstance(group, Group):
+        raise ParameterError(f"features: pipeline/features/{name}.py holds no GROUP, so it is no feature group")
+    return group
+
+
+def write_group(
+    engine: Engine, name: str, split: Path, tables: Path, smoothing: SmoothingConfig, out: Path
+) -> None:
+    """Compute both parts of a group into the folder `out`, whole or not at all.
+
+    Raises ValueError if the group's result is not aligned with the impressions or not what it declares: a bug in it.
+    """
+    group = load_group(name)
+    inputs = Inputs(
+        part="history",
+        impressions=engine.table(split / "history.parquet"),
+        history=engine.table(split / "history.parquet"),
+        table=lambda table: engine.table(tables / f"{table}.parquet"),
+        once=engine.once,
+        info=SplitInfo.read(split),
+        smoothing=smoothing,
+    )
+    with atomic_path(out) as partial:
+        partial.mkdir()
+        for part in PARTS:
+            impressions, path = split / f"{part}.parquet", partial / f"{part}.parquet"
+            build = _columns(group, replace(inputs, part=part))
+            engine.write_by_ranges(impressions, "display_id", build, path, order_by=("row",))
+            _check_part(engine, group, impressions, path)
+        write_columns(partial, group.columns)
+
+
+def _columns(group: Group, inputs: Inputs) -> Callable[[ir.Table], ir.Table]:
+    """The group's columns, in their declared types, as a function of a range of impressions."""
+
+    def build(impressions: ir.Table) -> ir.Table:
+        table = group.build(replace(inputs, impressions=impressions))
+        return table.select(*ALIGNMENT, **{c.name: table[c.name].cast(c.dtype) for c in group.columns})
+
+    return build
+
+
+def _check_part(engine: Engine, group: Group, impressions: Path, path: Path) -> None:
+    expected = engine.sql(f"SELECT count(*) FROM read_parquet('{impressions}')")[0][0]
+    found, astray = engine.sql(
+        f"SELECT count(*), count(*) FILTER (row <> file_row_number) "
+        f"FROM read_parquet('{path}', file_row_number = true)"
+    )[0]
+    if found != expected or astray:
+        raise ValueError(f"{path}: {found} rows of which {astray} are out of order; expected {expected} in order")
+    names = engine.table(path).columns
+    if list(names) != [*ALIGNMENT, *(column.name for column in group.columns)]:
+        raise ValueError(f"{path}: columns {names} are not what the group declares")
+
+
+def feature_names(params: Path) -> list[str]:
+    """The list `features` of params.yaml; ParameterError if it is empty, holds a name twice or an unknown group."""
+    names = read_yaml(params).get("features")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ParameterError(f"{params}: features: expected a list of feature groups, found {names!r}")
+    if len(set(names)) < len(names):
+        raise ParameterError(f"{params}: features: a group stands twice in {names}")
+    for name in names:
+        load_group(name)
+    return names

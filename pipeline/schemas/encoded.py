@@ -1,0 +1,111 @@
+"""The border between encode and the models: data/encoded/SPLIT, memory-mapped, so that no table is ever held in memory.
+
+    fields.json                     what each field is (see Field), and the number of rows and displays of each part
+    vocabulary/FIELD.parquet        value, count, code_history, code_target
+    {history,target}/
+        offsets.npy                 (D + 1,) int64: display d has the rows offsets[d]:offsets[d + 1]
+        display_id.npy              (D,) uint32
+        future.npy, cold_*.npy      (D,) bool; cold_* only in target: some ad, the user, the page is new
+        ad_id.npy                   (N,) uint32
+        clicked.npy                 (N,) uint8, not there where the label is unknown
+        FIELD.npy                   (N,) int32 codes of a categorical field, or float32 of a numeric one (NaN: unknown)
+        FIELD.offsets.npy           (N + 1,) int64, FIELD.ids.npy int32 and FIELD.weights.npy float32 of a multi-valued one
+
+Codes count from 0 within their field: 0 is "unknown", then come the buckets of rare values by their frequency, then the
+frequent values, most frequent first. What reads them fuses the fields that it uses into one id space (`fuse`), so that
+a model's table holds no row for a field that it does not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import ParameterError
+from pipeline.core.files import read_json, write_json
+from pipeline.schemas.impressions import Part
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Field:
+    """One input of a model.
+
+    size: number of codes (0 for a numeric field). twin: the numeric field of which this is the bucketised twin.
+    mean, scale: of a numeric field's known values in history; scale is never 0.
+    """
+
+    name: str
+    group: str
+    kind: Literal["categorical", "multi", "numeric"]
+    per: Literal["display", "impression"]
+    meaning: str
+    size: int = 0
+    twin: str | None = None
+    mean: float = 0.0
+    scale: float = 1.0
+
+
+class EncodedPart:
+    """One part of a split: arrays by name, opened when they are first read.
+
+    rows: N. displays: D.
+    """
+
+    def __init__(self, folder: Path, rows: int, displays: int) -> None:
+        self.folder, self.rows, self.displays = folder, rows, displays
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The memory-mapped array NAME.npy (an empty one is read, since nothing can be mapped)."""
+        path = self.folder / f"{name}.npy"
+        empty = name in ("ad_id", "clicked") and self.rows == 0
+        return np.load(path, mmap_mode=None if empty or path.stat().st_size <= 128 else "r")
+
+    def has(self, name: str) -> bool:
+        return (self.folder / f"{name}.npy").exists()
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        return np.asarray(self.array("offsets"))
+
+    @property
+    def labelled(self) -> bool:
+        return self.has("clicked")
+
+
+class Encoded:
+    """A split as the models see it."""
+
+    def __init__(self, folder: Path) -> None:
+        description = read_json(folder / "fields.json")
+        self.folder = folder
+        self.fields: dict[str, Field] = {f["name"]: Field(**f) for f in description["fields"]}
+        self.digest: str = description["digest"]
+        self._counts: dict[str, dict[str, int]] = description["parts"]
+
+    def part(self, part: Part) -> EncodedPart:
+        return EncodedPart(self.folder / part, **self._counts[part])
+
+    def select(self, names: Sequence[str]) -> list[Field]:
+        """The fields that a model reads: all if `names` is empty; ParameterError if one is not there."""
+        unknown = [name for name in names if name not in self.fields]
+        if unknown:
+            raise ParameterError(f"fields {unknown}: not among the encoded fields {', '.join(self.fields)}")
+        return [self.fields[name] for name in names] if names else list(self.fields.values())
+
+
+def write_fields(folder: Path, fields: Sequence[Field], parts: dict[str, dict[str, int]], digest: str) -> None:
+    """digest: changes whenever the arrays' contents do, so that a checkpoint can tell whether it still fits."""
+    write_json(folder / "fields.json", {"fields": [asdict(f) for f in fields], "parts": parts, "digest": digest})
+
+
+def fuse(fields: Sequence[Field]) -> tuple[NDArray[np.int32], int]:
+    """The first id of each field (F,) in one fused id space, and that space's size."""
+    sizes = np.array([field.size for field in fields], dtype=np.int64)
+    ends = np.cumsum(sizes)
+    return (ends - sizes).astype(np.int32), int(ends[-1]) if len(fields) else 0

@@ -1,0 +1,36 @@
+"""What the command lines of all stages share: arguments, logging, and how an error is told."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.core.errors import UserError
+
+
+def parser(module_doc: str | None, **paths: str) -> argparse.ArgumentParser:
+    """An argument parser with --params and one required path option for each keyword (name -> help)."""
+    result = argparse.ArgumentParser(
+        description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    result.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: params.yaml)")
+    for name, text in paths.items():
+        result.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, help=text)
+    return result
+
+
+def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
+    """Run a stage: log lines and errors go to stderr; a UserError is told without a traceback and exits with status 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("pipeline").setLevel(logging.INFO)
+    try:
+        main(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(130) from None

@@ -1,0 +1,27 @@
+"""Turn the columns of all feature groups of one split into codes, bags and numbers that models read from disk."""
+
+from __future__ import annotations
+
+from pipeline.core.config import section
+from pipeline.core.engine import Engine
+from pipeline.core.runtime import runtime
+from pipeline.encode import EncodeConfig, encode_split
+from pipeline.features.base import feature_names
+from pipeline.stages.command import parser, run
+
+
+def main(arguments: list[str]) -> None:
+    command = parser(
+        __doc__,
+        split="folder of the split (input)",
+        features="folder of the split's feature groups (input)",
+        out="folder of encoded arrays (output)",
+    )
+    options = command.parse_args(arguments)
+    config = section(options.params, "encode", EncodeConfig)
+    with Engine(runtime(options.params)) as engine:
+        encode_split(engine, options.split, options.features, feature_names(options.params), config, options.out)
+
+
+if __name__ == "__main__":
+    run(main)
