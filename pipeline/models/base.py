@@ -1,0 +1,95 @@
+"""What a model is to the rest of the pipeline, and how it is found by its kind.
+
+A model is a module pipeline/models/KIND.py with `Config` (a dataclass of its parameters), `SEARCH_SPACE` (name of a
+parameter -> the values that tuning may try) and `build(config) -> Model`. To add one, write the module, put an entry
+with `kind: KIND` under `models` in params.yaml, and name it in dvc.yaml.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.config import parse, read_yaml
+from pipeline.core.errors import ParameterError
+from pipeline.schemas.encoded import Encoded, EncodedPart
+from pipeline.schemas.fitting import FitOptions, Fitted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Uniform:
+    """Any number from low to high; evenly by its logarithm if `log`; whole numbers only if `whole`."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One of some values."""
+
+    values: tuple[Any, ...]
+
+
+SearchSpace = dict[str, Uniform | Choice]
+
+
+class Model(Protocol):
+    """`build` only stores the config; `fit` learns from history; `predict` gives the logit of every impression of a part."""
+
+    def fit(self, encoded: Encoded, options: FitOptions) -> Fitted: ...
+
+    def predict(self, part: EncodedPart) -> NDArray[np.float32]: ...
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs into an existing, empty folder."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Take over what `save` wrote; the model must have been built with the same config."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A module of this package, checked."""
+
+    name: str
+    config: type[Any]
+    search_space: SearchSpace
+    build: Callable[[Any], Model]
+
+
+def load_kind(name: str) -> Kind:
+    """The kind that pipeline/models/NAME.py declares; ParameterError if there is none."""
+    if not str(name).isidentifier() or importlib.util.find_spec(f"pipeline.models.{name}") is None:
+        raise ParameterError(f"no model of kind {name!r}; expected a module pipeline/models/{name}.py")
+    module = importlib.import_module(f"pipeline.models.{name}")
+    if not hasattr(module, "Config"):
+        raise ParameterError(f"pipeline/models/{name}.py holds no Config, so it is no model")
+    return Kind(name, module.Config, module.SEARCH_SPACE, module.build)
+
+
+def model_config(params: Path, name: str, tuned: Path | None = None) -> tuple[Kind, Any]:
+    """The kind and the parsed config of `models.NAME`, overlaid with the winners of tuning if their file holds any."""
+    models = read_yaml(params).get("models")
+    if not isinstance(models, dict) or name not in models:
+        raise ParameterError(f"{params}: models.{name} is missing; models holds {', '.join(models or ())}")
+    values = dict(models[name]) if isinstance(models[name], dict) else {}
+    if "kind" not in values:
+        raise ParameterError(f"{params}: models.{name}: missing key 'kind'")
+    kind = load_kind(values.pop("kind"))
+    where = f"{params}: models.{name}"
+    config = parse(kind.config, values, where)
+    if tuned is None:
+        return kind, config
+    return kind, parse(kind.config, {**values, **read_yaml(tuned)}, f"{where} with {tuned}")

@@ -1,0 +1,62 @@
+"""DeepFM: Guo et al. 2017, "DeepFM: a factorization-machine based neural network for CTR prediction" (equations 1 to 4).
+
+    logit = y_FM + y_DNN                                                              (eq. 1, before the sigmoid)
+    y_FM  = b + sum_i w_i + sum_{i<j} <e_i, e_j>                                      (eq. 2)
+    y_DNN = MLP([e_1, ..., e_F, numbers])                                             (eq. 3, 4), on the same embeddings
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.core.config import check
+from pipeline.models.base import Choice, Model, SearchSpace, Uniform
+from pipeline.nn.batches import Batch, Inputs
+from pipeline.nn.layers import MLP, fm
+from pipeline.nn.model import NetworkModel
+from pipeline.nn.training import Network, TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(TrainingConfig):
+    """embedding_dim: D. hidden: sizes of the MLP's layers; none makes it a factorization machine. dropout: after each."""
+
+    embedding_dim: int = 8
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        check(self.embedding_dim >= 1, f"embedding_dim: must be 1 or more, found {self.embedding_dim}")
+        check(all(size >= 1 for size in self.hidden), f"hidden: sizes must be 1 or more, found {list(self.hidden)}")
+        check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
+
+
+SEARCH_SPACE: SearchSpace = {
+    "embedding_dim": Choice(values=(4, 8, 16)),
+    "hidden": Choice(values=((64,), (128, 64), (256, 128))),
+    "dropout": Uniform(low=0.0, high=0.5),
+    "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
+    "embedding_learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
+    "l2": Uniform(low=1e-6, high=1e-2, log=True),
+}
+
+
+class DeepFM(Network):
+    def __init__(self, inputs: Inputs, config: Config) -> None:
+        super().__init__(inputs, config.embedding_dim)
+        size = inputs.embedded * config.embedding_dim + len(inputs.numeric)
+        self.mlp = MLP(size, config.hidden, config.dropout)
+
+    def forward(self, batch: Batch) -> Tensor:
+        weights, embeddings = self.embed(batch)  # (B, F), (B, F, D)
+        y_fm = self.linear(weights, batch.numbers) + fm(embeddings)
+        y_dnn = self.mlp(torch.cat([embeddings.flatten(1), batch.numbers], dim=1))
+        return y_fm + y_dnn
+
+
+def build(config: Config) -> Model:
+    return NetworkModel(DeepFM, config)

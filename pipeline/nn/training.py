@@ -1,0 +1,228 @@
+"""The one training loop of all networks: batches of whole displays, early stopping by MAP@12, checkpoints that survive a kill."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.core.config import check
+from pipeline.core.files import atomic_path
+from pipeline.core.progress import bar, log
+from pipeline.core.runtime import RuntimeConfig
+from pipeline.metrics import map12
+from pipeline.nn.batches import Batch, Inputs, Reader
+from pipeline.nn.layers import FieldEmbedding, Linear
+from pipeline.nn.losses import LOSSES
+from pipeline.schemas.encoded import EncodedPart
+from pipeline.schemas.predictions import labels_of, within_display_logits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How a network is trained; the config of each network adds what it is made of.
+
+    fields: the encoded fields that it reads; all if empty.
+    loss: listwise is the likelihood of the data (one click a display); pointwise takes each impression by itself.
+    learning_rate: of the dense weights (Adam); embedding_learning_rate: of the table's rows (lazy Adam).
+    l2: of the weights and embeddings that a batch reads, for each time they are read.
+    batch_displays: displays in a batch, 5.16 rows each on average.
+    epochs: at most; evaluations: how often an epoch is interrupted to measure MAP@12; patience: how many evaluations in
+    a row may bring no gain before training stops.
+    """
+
+    fields: tuple[str, ...] = ()
+    loss: Literal["listwise", "pointwise"] = "listwise"
+    learning_rate: float = 1e-3
+    embedding_learning_rate: float = 1e-3
+    l2: float = 1e-5
+    batch_displays: int = 256
+    epochs: int = 5
+    evaluations: int = 1
+    patience: int = 1
+    checkpoint_minutes: float = 10.0
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("batch_displays", "epochs", "evaluations", "patience"):
+            check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
+        for name in ("learning_rate", "embedding_learning_rate"):
+            check(getattr(self, name) > 0, f"{name}: must be above 0, found {getattr(self, name)}")
+        check(self.l2 >= 0, f"l2: must be 0 or more, found {self.l2}")
+
+
+class Network(nn.Module):
+    """What the loop trains: `forward(batch)` gives a logit for each row (B,).
+
+    Every network reads the fields through `embed` and has the linear part of logistic regression.
+    """
+
+    def __init__(self, inputs: Inputs, dim: int) -> None:
+        super().__init__()
+        self.embed = FieldEmbedding(inputs, dim)
+        self.linear = Linear(inputs)
+
+    def penalty(self) -> Tensor:
+        """Sum of squares of all weights and embeddings that the last batch read. ()"""
+        weights, embeddings = self.embed.last
+        return weights.square().sum() + embeddings.square().sum()
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Where a fit stands; with the states of network, optimisers and random numbers it is all that a checkpoint holds."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    loss: float = 0.0  # summed since the last evaluation
+    losses: int = 0
+    best: float = -math.inf
+    best_length: float = 0.0
+    stale: int = 0  # evaluations since the best
+    done: bool = False
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+class NetworkTrainer:
+    """Fits one network on a part of a split; `network` is left with the weights of the best evaluation (or the last step)."""
+
+    def __init__(
+        self, network: Network, inputs: Inputs, config: TrainingConfig, runtime: RuntimeConfig, history: EncodedPart
+    ) -> None:
+        torch.set_num_threads(runtime.cores)
+        self.network, self.config, self.device = network, config, device_of(runtime)
+        self.reader = Reader(history, inputs, config.batch_displays)
+        self.batches = self.reader.batches_an_epoch()
+        self.inputs = inputs
+        network.to(self.device)
+        tables = [m.weight for m in network.modules() if isinstance(m, nn.Embedding)]
+        dense = [p for p in network.parameters() if not any(p is table for table in tables)]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.SparseAdam(tables, lr=config.embedding_learning_rate),
+            torch.optim.Adam(dense, lr=config.learning_rate),
+        ]
+        self.progress = _Progress()
+        self._best: dict[str, Tensor] | None = None
+
+    def fit(
+        self,
+        target: EncodedPart | None,
+        length: float | None,
+        checkpoint: Path | None,
+        report: Callable[[int, float], None],
+    ) -> _Progress:
+        """Train for `length` epochs, or until MAP@12 of `target` stops rising; goes on from `checkpoint` if there is one."""
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        total = self.config.epochs * self.batches if length is None else max(1, round(length * self.batches))
+        state, saved = self.progress, time.monotonic()
+        with bar(total, "training", "batch", initial=state.epoch * self.batches + state.step) as shown:
+            while not state.done and state.epoch * self.batches + state.step < total:
+                for batch in self.reader.shuffled((self.config.seed, state.epoch), skip=state.step):
+                    self._step(batch.to(self.device))
+                    state.step += 1
+                    shown.update(1)
+                    evaluate = target is not None and length is None and self._is_evaluation(state.step)
+                    if evaluate:
+                        assert target is not None
+                        self._evaluate(target, report)
+                        shown.set_postfix(map12=f"{state.curve[-1]['map12']:.4f}")
+                    late = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
+                    if checkpoint is not None and (evaluate or late):
+                        self._save(checkpoint)
+                        saved = time.monotonic()
+                    if state.done or state.epoch * self.batches + state.step >= total:
+                        break
+                if state.step >= self.batches:
+                    state.epoch, state.step = state.epoch + 1, 0
+        if self._best is not None:
+            self.network.load_state_dict(self._best)
+        return state
+
+    def _step(self, batch: Batch) -> None:
+        self.network.train()
+        logits = self.network(batch)
+        loss = LOSSES[self.config.loss](logits, batch)
+        self.progress.loss += float(loss.detach())
+        self.progress.losses += 1
+        if self.config.l2:
+            loss = loss + self.config.l2 * self.network.penalty() / batch.displays
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def _is_evaluation(self, step: int) -> bool:
+        """After each of `evaluations` even parts of an epoch."""
+        parts = self.config.evaluations
+        return (step * parts) // self.batches > ((step - 1) * parts) // self.batches
+
+    def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
+        state = self.progress
+        score = predict(self.network, self.inputs, target, self.config, self.device)
+        value = map12(score, labels_of(target))
+        length = state.epoch + state.step / self.batches
+        state.curve.append({"step": length, "loss": state.loss / max(1, state.losses), "map12": value})
+        state.loss, state.losses = 0.0, 0
+        log.info("epoch %.2f: loss %.5f, MAP@12 %.5f", length, state.curve[-1]["loss"], value)
+        if value > state.best:
+            state.best, state.best_length, state.stale = value, length, 0
+            self._best = copy.deepcopy(self.network.state_dict())
+        else:
+            state.stale += 1
+            state.done = state.stale >= self.config.patience
+        report(len(state.curve), value)
+
+    def _save(self, checkpoint: Path) -> None:
+        contents = {
+            "network": self.network.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "random": torch.get_rng_state(),
+            "progress": self.progress,
+            "best": self._best,
+        }
+        with atomic_path(checkpoint / "training.pt") as partial:
+            torch.save(contents, partial)
+
+    def _restore(self, checkpoint: Path) -> None:
+        path = checkpoint / "training.pt"
+        if not path.exists():
+            return
+        # our own file, in a folder that only this pipeline writes; it holds more than tensors
+        contents = torch.load(path, map_location=self.device, weights_only=False)
+        self.network.load_state_dict(contents["network"])
+        for optimizer, state in zip(self.optimizers, contents["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        torch.set_rng_state(contents["random"].cpu())
+        self.progress, self._best = contents["progress"], contents["best"]
+        log.info("going on from a checkpoint at epoch %d, batch %d", self.progress.epoch, self.progress.step)
+
+
+def device_of(runtime: RuntimeConfig) -> torch.device:
+    if runtime.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(runtime.device)
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module, inputs: Inputs, part: EncodedPart, config: TrainingConfig, device: torch.device
+) -> NDArray[np.float32]:
+    """The network's scores (N,) as logits of a click: a listwise network's are turned into them within each display."""
+    network.eval()
+    score = np.empty(part.rows, dtype=np.float32)
+    with bar(part.rows, "predicting") as shown:
+        for rows, batch in Reader(part, inputs, max(1024, config.batch_displays)).in_order():
+            score[rows] = network(batch.to(device)).float().cpu().numpy()
+            shown.update(batch.rows)
+    return within_display_logits(score, part.offsets) if config.loss == "listwise" else score

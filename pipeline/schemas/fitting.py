@@ -1,0 +1,36 @@
+"""The border between a model and what fits it: how to fit, and what a fit has to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.core.runtime import RuntimeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How to fit, as opposed to what.
+
+    length: for how many epochs or rounds to train; None to stop early, by MAP@12 of the (labelled) target.
+    checkpoint: a folder for what a killed run needs to go on; None for none. It is removed when the fit is done.
+    report: called with (step, MAP@12) at every evaluation; may raise to end the fit.
+    """
+
+    runtime: RuntimeConfig
+    length: float | None = None
+    checkpoint: Path | None = None
+    report: Callable[[int, float], None] = field(default=lambda step, score: None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fitted:
+    """What a fit has to tell.
+
+    length: epochs or rounds of the model that was kept; a refit on other data trains as long.
+    curve: one entry an evaluation: step, loss (of training, mean since the last), map12.
+    """
+
+    length: float
+    curve: list[dict[str, float]]

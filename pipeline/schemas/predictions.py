@@ -1,0 +1,71 @@
+"""The border between models, blend and submission: display_id, ad_id and score, in the order of the split's target.
+
+The score is a logit (float32) of the click: comparable between models, whatever loss they were trained with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.core.errors import InputError
+from pipeline.core.files import atomic_path
+from pipeline.metrics import Labelled
+from pipeline.schemas.encoded import EncodedPart
+from pipeline.schemas.impressions import COLD
+
+SCHEMA = pa.schema([("display_id", pa.uint32()), ("ad_id", pa.uint32()), ("score", pa.float32())])
+_CHUNK_DISPLAYS = 1 << 20
+
+
+def write_predictions(path: Path, part: EncodedPart, score: NDArray[np.float32]) -> None:
+    """Write scores (N,) of a target part; ValueError if they do not fit it or are not finite."""
+    if score.shape != (part.rows,) or not np.isfinite(score).all():
+        raise ValueError(f"expected {part.rows} finite scores, found shape {score.shape}")
+    display_id, ad_id = part.array("display_id"), part.array("ad_id")
+    with atomic_path(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+        for start in range(0, part.displays, _CHUNK_DISPLAYS):
+            offsets = part.offsets[start : start + _CHUNK_DISPLAYS + 1]
+            rows = slice(offsets[0], offsets[-1])
+            displays = np.repeat(display_id[start : start + _CHUNK_DISPLAYS], np.diff(offsets))
+            columns = [displays, np.asarray(ad_id[rows]), score[rows].astype(np.float32)]
+            writer.write_table(pa.table([pa.array(column) for column in columns], schema=SCHEMA))
+
+
+def read_scores(path: Path, part: EncodedPart) -> NDArray[np.float32]:
+    """The scores (N,) of a predictions file; InputError if it is not about this target."""
+    table = pq.read_table(path, columns=["ad_id", "score"])
+    if table.num_rows != part.rows or not np.array_equal(table["ad_id"].to_numpy(), part.array("ad_id")):
+        raise InputError(f"{path}: expected the {part.rows} impressions of {part.folder}, found others; run its stage again")
+    return np.asarray(table["score"].to_numpy(), dtype=np.float32)
+
+
+def labels_of(part: EncodedPart) -> Labelled:
+    """The labels and slices of a labelled target."""
+    slices: dict[str, Any] = {name: np.asarray(part.array(name)) for name in ("future", *COLD)}
+    return Labelled(
+        clicked=part.array("clicked"),
+        offsets=part.offsets,
+        display_id=part.array("display_id"),
+        ad_id=part.array("ad_id"),
+        slices=slices,
+    )
+
+
+def within_display_logits(score: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Scores that only rank (log-odds between the ads of a display) as logits: softmax over each display, then its logit."""
+    result = np.empty(len(score), dtype=np.float32)
+    for start in range(0, len(offsets) - 1, _CHUNK_DISPLAYS):
+        borders = offsets[start : start + _CHUNK_DISPLAYS + 1]
+        lengths, first = np.diff(borders), borders[0]
+        x = np.asarray(score[first : borders[-1]], dtype=np.float64)
+        x = np.exp(x - np.repeat(np.maximum.reduceat(x, borders[:-1] - first), lengths))
+        rest = np.repeat(np.add.reduceat(x, borders[:-1] - first), lengths) - x
+        logit = np.log(np.maximum(x, 1e-30)) - np.log(np.maximum(rest, 1e-30))
+        result[first : borders[-1]] = np.clip(logit, -30, 30)
+    return result
