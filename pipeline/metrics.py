@@ -19,6 +19,10 @@ _CHUNK_DISPLAYS = 1 << 20
 Floats = NDArray[np.floating[Any]]
 
 
+class DivergedError(ValueError):
+    """Scores are not finite."""
+
+
 def tie_hash(display_id: NDArray[Any], ad_id: NDArray[Any]) -> NDArray[np.uint64]:
     """A pseudo-random order of the ads within each display (splitmix64 of both ids), to break ties.
 
@@ -42,7 +46,7 @@ def reciprocal_rank(
     """1 / rank of each display's click (D,), 0 beyond rank 12 or without a click; its mean is MAP@12.
 
     score, clicked, ad_id: (N,). offsets: (D + 1,). display_id: (D,). Works through a million displays at a time.
-    Raises ValueError if a score is not finite or a display has two clicks.
+    Raises DivergedError if a score is not finite and ValueError if a display has two clicks.
     """
     result = np.zeros(len(offsets) - 1)
     for start in range(0, len(result), _CHUNK_DISPLAYS):
@@ -62,7 +66,7 @@ def _reciprocal_rank(
     score: Floats, clicked: NDArray[np.bool_], offsets: NDArray[np.int64], display_id: NDArray[Any], ad_id: NDArray[Any]
 ) -> NDArray[np.float64]:
     if not np.isfinite(score).all():
-        raise ValueError("scores must be finite; the model has diverged")
+        raise DivergedError("scores must be finite; the model has diverged, try a smaller learning rate")
     lengths = np.diff(offsets)
     display = np.repeat(np.arange(len(lengths)), lengths)
     clicks = np.flatnonzero(clicked)
@@ -141,9 +145,9 @@ def weighted_mean(gain: Floats, future: NDArray[np.bool_]) -> float:
 
 
 def evaluate(score: Floats, labels: Labelled) -> list[dict[str, Any]]:
-    """One row a slice: weighted (the leaderboard's mix), present, future, and each further slice and its complement's absence.
+    """One row a slice: weighted (the leaderboard's mix), present, future, and each further slice that has displays.
 
-    Keys: slice, displays, rows, map12, auc, logloss; a slice without displays is left out.
+    Keys: slice, displays, rows, map12, auc, logloss.
     """
     gain = reciprocal_rank(score, labels.clicked, labels.offsets, labels.display_id, labels.ad_id)
     future = labels.slices["future"]

@@ -13,7 +13,6 @@ floats depends on its order.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.files import atomic_path
 from pipeline.core.progress import bar
-from pipeline.core.runtime import RuntimeConfig
+from pipeline.core.runtime import RuntimeConfig, make_temporary_folder
 
 ROW_GROUP = 122_880
 #: About how many rows a range has.
@@ -43,7 +42,7 @@ class Engine:
 
     def __init__(self, runtime: RuntimeConfig) -> None:
         self.runtime = runtime
-        self._scratch = _scratch_folder(Path(runtime.temp_directory))
+        self._scratch = make_temporary_folder(runtime)
         self._once: dict[Any, ir.Table] = {}
         self.ibis = ibis.duckdb.connect(
             threads=runtime.cores,
@@ -168,11 +167,6 @@ def _borders(path: Path, column: str, rows: int) -> list[int]:
             filled = 0
         filled += metadata.row_group(group).num_rows
     return borders
-
-
-def _scratch_folder(parent: Path) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix="duckdb-", dir=parent)).resolve()
 
 
 @contextmanager

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,3 +43,20 @@ class RuntimeConfig:
 
 def runtime(params: Path) -> RuntimeConfig:
     return section(params, "runtime", RuntimeConfig)
+
+
+def make_temporary_folder(runtime: RuntimeConfig) -> Path:
+    """A new folder below `temp_directory`; the caller removes it."""
+    parent = Path(runtime.temp_directory)
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=parent)).resolve()
+
+
+@contextmanager
+def temporary_folder(runtime: RuntimeConfig) -> Iterator[Path]:
+    """A new folder below `temp_directory`, which goes at the end."""
+    folder = make_temporary_folder(runtime)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

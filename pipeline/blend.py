@@ -1,0 +1,156 @@
+"""Blending: a weighted sum of the members' logits, its weights chosen for MAP@12 by cross-validation over displays.
+
+Several ways to choose weights compete: each member alone, equal weights, the weights of greatest listwise likelihood
+(a convex problem), and those refined on MAP@12 itself. Cross-validation says which way to trust, and its score is the one
+reported: no display is scored by weights that have seen its label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from pipeline.core.config import check
+from pipeline.core.progress import bar
+from pipeline.metrics import Labelled, map12, tie_hash
+
+Weights = NDArray[np.float64]
+Chooser = Callable[[NDArray[np.float32], Labelled], Weights]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlendConfig:
+    """The section `blend` of params.yaml.
+
+    members: names of models. folds: of the cross-validation. search_displays: on how many displays weights are searched.
+    """
+
+    members: tuple[str, ...]
+    folds: int = 5
+    search_displays: int = 500_000
+
+    def __post_init__(self) -> None:
+        check(len(self.members) >= 1, "members: expected at least one model")
+        check(len(set(self.members)) == len(self.members), f"members: one stands twice in {list(self.members)}")
+        check(self.folds >= 2, f"folds: must be 2 or more, found {self.folds}")
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """weights: (M,) of the members' logits. way: how they were chosen. validated: MAP@12 of each way by cross-validation.
+
+    out_of_fold: (N,) the chosen way's scores, each display by weights that were chosen without it.
+    """
+
+    weights: Weights
+    way: str
+    validated: dict[str, float]
+    out_of_fold: NDArray[np.float32]
+
+
+def blend(logits: NDArray[np.float32], labels: Labelled, config: BlendConfig) -> Blend:
+    """Choose the weights of the members' logits (N, M) by cross-validation over displays."""
+    ways = _ways(config.members)
+    fold = (tie_hash(labels.display_id, np.zeros_like(labels.display_id)) % np.uint64(config.folds)).astype(np.int64)
+    scores = {way: np.zeros(len(logits), dtype=np.float32) for way in ways}
+    lengths = np.diff(labels.offsets)
+    with bar(config.folds * len(ways), "blending", "fit") as shown:
+        for held_out in range(config.folds):
+            rows = np.repeat(fold == held_out, lengths)
+            if not rows.any():
+                continue
+            others = _subset(logits, labels, fold != held_out, config.search_displays)
+            for way, choose in ways.items():
+                scores[way][rows] = logits[rows] @ choose(*others).astype(np.float32)
+                shown.update(1)
+    validated = {way: map12(score, labels) for way, score in scores.items()}
+    way = max(validated, key=lambda name: validated[name])  # the first of equals: the simpler one
+    everything = _subset(logits, labels, np.ones(len(fold), bool), config.search_displays)
+    return Blend(ways[way](*everything), way, validated, scores[way])
+
+
+def _ways(members: Sequence[str]) -> dict[str, Chooser]:
+    """All ways to choose weights, the simplest first."""
+    count = len(members)
+    ways: dict[str, Chooser] = {
+        f"{name} alone": (lambda logits, labels, i=i: np.eye(count)[i])  # type: ignore[misc]
+        for i, name in enumerate(members)
+    }
+    if count > 1:
+        ways |= {
+            "equal": lambda logits, labels: np.full(count, 1 / count),
+            "likelihood": likelihood_weights,
+            "refined": lambda logits, labels: refined(logits, labels, likelihood_weights(logits, labels)),
+        }
+    return ways
+
+
+def likelihood_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
+    """Non-negative weights (M,) of greatest listwise likelihood: the softmax over each display of the weighted logits."""
+    starts, lengths = labels.offsets[:-1], np.diff(labels.offsets)
+    x = logits.astype(np.float64)
+    clicked = x[np.asarray(labels.clicked) != 0].sum(0)
+
+    def loss(weights: Weights) -> tuple[float, Weights]:
+        z = x @ weights
+        top = np.maximum.reduceat(z, starts)
+        e = np.exp(z - np.repeat(top, lengths))
+        total = np.add.reduceat(e, starts)
+        p = e / np.repeat(total, lengths)
+        value = float((np.log(total) + top).sum() - clicked @ weights)
+        return value / len(starts), (x.T @ p - clicked) / len(starts)
+
+    start = np.full(x.shape[1], 1 / x.shape[1])
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * x.shape[1])
+    return np.asarray(found.x) if found.x.sum() > 0 else start
+
+
+def refined(logits: NDArray[np.float32], labels: Labelled, weights: Weights) -> Weights:
+    """Coordinate search on MAP@12: each weight in turn is scaled, and what helps is kept; two rounds."""
+    best, best_score = weights, map12(logits @ weights.astype(np.float32), labels)
+    for factors in ((0.0, 0.5, 2.0), (0.8, 1.25)):
+        for member in range(len(weights)):
+            for factor in factors:
+                trial = best.copy()
+                trial[member] *= factor
+                if not trial.any():
+                    continue
+                score = map12(logits @ trial.astype(np.float32), labels)
+                if score > best_score:
+                    best, best_score = trial, score
+    return best
+
+
+def _subset(
+    logits: NDArray[np.float32], labels: Labelled, displays: NDArray[np.bool_], most: int
+) -> tuple[NDArray[np.float32], Labelled]:
+    """The rows of some displays, thinned out evenly to `most` of them."""
+    chosen = np.flatnonzero(displays)
+    if len(chosen) > most:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, most).astype(np.int64)]
+    mask = np.zeros(len(displays), dtype=bool)
+    mask[chosen] = True
+    lengths = np.diff(labels.offsets)
+    rows = np.repeat(mask, lengths)
+    return logits[rows], replace(
+        labels,
+        clicked=np.asarray(labels.clicked)[rows],
+        ad_id=np.asarray(labels.ad_id)[rows],
+        display_id=np.asarray(labels.display_id)[mask],
+        offsets=np.concatenate([[0], np.cumsum(lengths[mask])]),
+        slices={name: values[mask] for name, values in labels.slices.items()},
+    )
+
+
+def correlations(logits: NDArray[np.float32], labels: Labelled) -> NDArray[Any]:
+    """How alike the members rank: correlation (M, M) of their logits, each display's mean taken out."""
+    lengths = np.diff(labels.offsets)
+    means = np.add.reduceat(logits.astype(np.float64), labels.offsets[:-1], axis=0) / lengths[:, None]
+    centred = logits - np.repeat(means, lengths, axis=0)
+    scale = np.sqrt((centred**2).sum(0))
+    return (centred.T @ centred) / np.maximum(np.outer(scale, scale), 1e-12)

@@ -1,0 +1,50 @@
+"""Fit a model on one split, score the split's target, and measure the scores where the labels are known.
+
+Without --like training stops early, by MAP@12 of the target; with it, it goes on for as long as that model was trained.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.core.files import read_json, write_json
+from pipeline.core.runtime import runtime
+from pipeline.models.base import model_config
+from pipeline.schemas.encoded import Encoded
+from pipeline.schemas.fitting import FitOptions
+from pipeline.stages.command import parser, run
+from pipeline.training import train, trained_length, write_metrics
+
+
+def main(arguments: list[str]) -> None:
+    command = parser(
+        __doc__,
+        encoded="folder of encoded arrays (input)",
+        out="folder of the fitted model and of fit.json (output)",
+        predictions="scores of the split's target (output)",
+        checkpoint="folder in which a killed run finds what it needs to go on; removed at the end",
+    )
+    command.add_argument("--model", required=True, help="name of the model under `models` in the parameters")
+    command.add_argument("--tuned", type=Path, help="YAML file with the winners of tuning (input)")
+    command.add_argument("--like", type=Path, help="folder of the model that validation fitted (input)")
+    command.add_argument("--metrics", type=Path, help="JSON file of headline metrics (output)")
+    command.add_argument("--slices", type=Path, help="JSON file of metrics by slice (output)")
+    command.add_argument("--curve", type=Path, help="JSON file of MAP@12 during training (output)")
+    options = command.parse_args(arguments)
+    kind, config = model_config(options.params, options.model, options.tuned)
+    encoded = Encoded(options.encoded)
+    fit = FitOptions(
+        runtime=runtime(options.params),
+        length=trained_length(options.like) if options.like else None,
+        checkpoint=options.checkpoint,
+    )
+    score = train(kind, config, encoded, fit, options.out, options.predictions)
+    if options.metrics and options.slices:
+        write_metrics(options.model, score, encoded, options.metrics, options.slices)
+    if options.curve:
+        curve = read_json(options.out / "fit.json")["curve"]
+        write_json(options.curve, [{"model": options.model, **point} for point in curve])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,28 @@
+"""Search for better parameters of a model on a sample of the validation split; the study is kept and resumed."""
+
+from __future__ import annotations
+
+from pipeline.core.config import section
+from pipeline.core.runtime import runtime
+from pipeline.models.base import model_config
+from pipeline.schemas.encoded import Encoded
+from pipeline.stages.command import parser, run
+from pipeline.tune import TuningConfig, tune
+
+
+def main(arguments: list[str]) -> None:
+    command = parser(
+        __doc__,
+        encoded="folder of encoded arrays of the validation split (input)",
+        study="journal file of the Optuna study (kept from run to run)",
+        out="YAML file of the winning parameters (output)",
+    )
+    command.add_argument("--model", required=True, help="name of the model under `models` in the parameters")
+    options = command.parse_args(arguments)
+    kind, config = model_config(options.params, options.model)
+    tuning = section(options.params, "tuning", TuningConfig)
+    tune(kind, config, Encoded(options.encoded), runtime(options.params), tuning, options.study, options.out)
+
+
+if __name__ == "__main__":
+    run(main)
