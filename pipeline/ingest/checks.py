@@ -1,0 +1,98 @@
+"""Checks across rows: duplicates, displays without exactly one click, displays in both train and test.
+
+They work on a staged file, whose row numbers give the lines. What a policy lets go is noted in the report and in the
+temporary table `dropped`.
+"""
+
+from __future__ import annotations
+
+from pipeline.core.errors import InputError
+from pipeline.ingest.locate import place, where
+from pipeline.ingest.report import parquet
+from pipeline.ingest.staging import Build, Staged
+
+#: policy: (which displays, what was found, what `drop` does); the last display of the file is judged by itself.
+_CLICK_POLICIES = {
+    "display_without_click": ("clicks = 0 AND display_id <> {last}", "no click", "leaves such displays out"),
+    "display_with_two_clicks": ("clicks > 1", "{clicks} clicks", "leaves such displays out"),
+    "cut_display": (
+        "clicks = 0 AND display_id = {last}",
+        "no click and is the file's last, so the file seems to have been cut",
+        "leaves that display out",
+    ),
+}
+
+
+def check_duplicates(build: Build, staged: Staged, policy: str, *, best: str = "row") -> None:
+    """Find rows with the same key; stop, or drop all but the first in the order `best` (SQL), as the policy says.
+
+    Raises InputError with the first line whose key was there before.
+    """
+    engine, name, keys = build.engine, staged.source.spec.name, ", ".join(staged.order.names)
+    build.report.duplicates[name] = 0
+    if staged.order.strict:
+        return
+    engine.sql(
+        f"CREATE OR REPLACE TEMP TABLE duplicated AS SELECT row, {keys}, min(row) OVER (PARTITION BY {keys}) AS first, "
+        f"row_number() OVER (PARTITION BY {keys} ORDER BY {best}, row) AS place FROM {staged.all_rows} "
+        f"SEMI JOIN (SELECT {keys} FROM {staged.all_rows} GROUP BY {keys} HAVING count(*) > 1) USING ({keys})"
+    )
+    found = engine.sql(f"SELECT row, first, {keys} FROM duplicated WHERE row > first ORDER BY row LIMIT 1")
+    if not found:
+        return
+    ((count,),) = engine.sql("SELECT count(*) FROM duplicated WHERE place > 1")
+    build.report.duplicates[name] = count
+    row, first, *values = found[0]
+    what = ", ".join(f"{key} {value}" for key, value in zip(staged.order.names, values, strict=True))
+    text = f"{place(staged.source, row)}: {what} is there already, in {where(staged.source, first)}"
+    if getattr(build.config, policy) == "error":
+        raise InputError(
+            f"{text}; expected it once ({count} rows too many in the file); ingest.{policy}: drop keeps one of each"
+        )
+    engine.sql("INSERT INTO dropped SELECT row FROM duplicated WHERE place > 1")
+    build.report.drop(policy, text, "rows", count, count)
+
+
+def check_clicks(build: Build, staged: Staged) -> None:
+    """Every display of clicks_train has exactly one click: stop at, or drop, those that have not.
+
+    Raises InputError with the first line of the first such display, and if no display is left.
+    """
+    engine = build.engine
+    engine.sql(
+        "CREATE OR REPLACE TEMP TABLE wrong AS SELECT display_id, min(row) AS first, sum(clicked)::BIGINT AS clicks "
+        f"FROM {staged.rows} GROUP BY display_id HAVING sum(clicked) <> 1"
+    )
+    for policy, (displays, found, effect) in _CLICK_POLICIES.items():
+        bad = f"wrong WHERE {displays.format(last=staged.order.last_id)}"
+        rows = engine.sql(f"SELECT first, display_id, clicks, count(*) OVER () FROM {bad} ORDER BY first LIMIT 1")
+        if not rows:
+            continue
+        first, display, clicks, count = rows[0]
+        text = f"{place(staged.source, first)}: display {display} has {found.format(clicks=clicks)}"
+        if getattr(build.config, policy) == "error":
+            raise InputError(
+                f"{text}; expected exactly one click ({count} such displays in the file); "
+                f"ingest.{policy}: drop {effect}"
+            )
+        engine.sql("CREATE OR REPLACE TEMP TABLE gone (row BIGINT)")
+        engine.sql(f"INSERT INTO gone SELECT row FROM {staged.rows} WHERE display_id IN (SELECT display_id FROM {bad})")
+        ((dropped,),) = engine.sql("SELECT count(*) FROM gone")
+        engine.sql("INSERT INTO dropped FROM gone")
+        build.report.drop(policy, text, "displays", count, dropped)
+    if not engine.sql(f"SELECT 1 FROM {staged.rows} LIMIT 1"):
+        raise InputError(f"{staged.source.path}: no display is left; expected displays with exactly one click each")
+
+
+def check_apart(build: Build, staged: Staged) -> None:
+    """InputError if a display of clicks_test is in clicks_train, whose table is finished."""
+    train = parquet(build.path("clicks_train"))
+    both = build.engine.sql(
+        f"SELECT row, display_id FROM {staged.all_rows} SEMI JOIN {train} USING (display_id) ORDER BY row LIMIT 1"
+    )
+    if both:
+        row, display = both[0]
+        raise InputError(
+            f"{place(staged.source, row)}: display {display} is in clicks_train too; "
+            "expected it in one of the two files"
+        )

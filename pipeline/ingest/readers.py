@@ -1,0 +1,240 @@
+"""Raw files as streams of typed record batches: NAME.csv, NAME.csv.zip or NAME.parquet.
+
+pyarrow reads the text and DuckDB takes its batches. DuckDB's own read_csv would be the obvious choice, but it reads the
+id `1.5` as 2 and `1e3` as 1000, passes over blank lines in silence, stops at a header that ends in LF before rows that
+end in CRLF (as page_views_sample.csv has), and reads a pipe on one thread, so that a zip takes twice as long. pyarrow
+takes any file object, so a zip is inflated on the way and never lies unpacked on the disk.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+import pyarrow as pa
+import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
+
+from pipeline.core.errors import InputError
+from pipeline.core.progress import bar
+from pipeline.ingest.batches import NULLS, Geography, arrow_schema, check_batch, to_schema
+from pipeline.schemas.raw import RawFile
+
+#: Bytes of text that become one record batch.
+BLOCK_BYTES = 4 << 20
+BOM = b"\xef\xbb\xbf"
+_HEADER_BYTES = 1 << 16
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
+Watcher = Callable[[pa.RecordBatch], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawInput:
+    """A raw file that is there: what it must hold, where it lies, in which form, and how its text is laid out."""
+
+    spec: RawFile
+    path: Path
+    form: str
+    byte_order_mark: bool = False
+    carriage_returns: bool = False
+
+    def text(self, stack: ExitStack) -> IO[bytes]:
+        """The bytes of the CSV, from its first byte; InputError if the zip cannot be opened."""
+        if self.form == "csv":
+            return stack.enter_context(self.path.open("rb"))
+        return _member(self.path, stack)
+
+
+def open_input(spec: RawFile, path: Path) -> RawInput:
+    """Check that the file is there and that its header is right, without reading further.
+
+    Raises InputError: no such file, an unknown suffix, a damaged zip, an empty file, columns that are missing, unknown
+    or in another order.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected {spec.name} as .csv, .csv.zip or .parquet")
+    for form in ("csv", "csv.zip", "parquet"):
+        if path.name.endswith(f".{form}"):
+            break
+    else:
+        raise InputError(f"{path}: expected a name that ends in .csv, .csv.zip or .parquet")
+    if form == "parquet":
+        with open_parquet(path) as file:
+            _check_columns(path, file.schema_arrow.names, spec, ordered=False)
+            if not file.metadata.num_rows:
+                raise InputError(f"{path}: the file has no rows; expected some")
+        return RawInput(spec=spec, path=path, form=form)
+    source = RawInput(spec=spec, path=path, form=form)
+    with ExitStack() as stack:
+        try:
+            head = source.text(stack).read(_HEADER_BYTES)
+        except _DAMAGE as error:
+            raise damaged(path, error) from None
+    return _check_head(source, head)
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """What to tell about a zip that cannot be read."""
+    if isinstance(error, NotImplementedError):
+        return InputError(
+            f"{path}: the zip is compressed in a way that cannot be read here ({error}); zip it with deflate"
+        )
+    return InputError(f"{path}: the zip is damaged or cut off ({error}); fetch the file again")
+
+
+def _check_head(source: RawInput, head: bytes) -> RawInput:
+    path, spec = source.path, source.spec
+    expected = ",".join(spec.header)
+    if not head:
+        raise InputError(f"{path}: the file is empty; expected the header {expected} and rows below it")
+    line, newline, rest = head.removeprefix(BOM).partition(b"\n")
+    if not newline and len(head) == _HEADER_BYTES:
+        raise InputError(f"{path}, line 1: expected the header {expected}, found a line of over {_HEADER_BYTES} bytes")
+    names = line.removesuffix(b"\r").decode("utf-8", "replace").split(",")
+    _check_columns(path, names, spec, ordered=True)
+    if not rest.strip():
+        raise InputError(f"{path}: the file has a header but no rows below it")
+    first_row = rest.partition(b"\n")[0]
+    return RawInput(
+        spec=spec,
+        path=path,
+        form=source.form,
+        byte_order_mark=head.startswith(BOM),
+        carriage_returns=line.endswith(b"\r") or first_row.endswith(b"\r"),
+    )
+
+
+def _check_columns(path: Path, names: list[str], spec: RawFile, *, ordered: bool) -> None:
+    """InputError unless the columns are the competition's (Parquet finds them by name, so their order is free)."""
+    where = f"{path}, line 1" if ordered else str(path)
+    expected, found = ", ".join(spec.header), ", ".join(names)
+    missing = [name for name in spec.header if name not in names]
+    unknown = [name for name in names if name not in spec.header]
+    if missing or unknown:
+        parts = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(unknown)}"] * bool(unknown)
+        raise InputError(f"{where}: expected the columns {expected}, found {found} ({'; '.join(parts)})")
+    if len(set(names)) < len(names) or (ordered and tuple(names) != spec.header):
+        raise InputError(f"{where}: expected the columns {expected} in this order, found {found}")
+
+
+def _member(path: Path, stack: ExitStack) -> IO[bytes]:
+    """The one CSV inside a zip, as a stream."""
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        names = [i.filename for i in archive.infolist() if not i.is_dir() and not i.filename.startswith("__MACOSX/")]
+        if len(names) != 1:
+            found = ", ".join(names[:5]) or "none"
+            raise InputError(f"{path}: expected one file in the zip, {path.name.removesuffix('.zip')}; found: {found}")
+        return stack.enter_context(archive.open(names[0]))
+    except _DAMAGE as error:
+        raise damaged(path, error) from None
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a Parquet file, or cut off ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+class RawStream:
+    """One pass through a raw file, as a context manager; then `rows`, `nulls` and `geography` say what went by.
+
+    `reader` gives the batches, geo_location already split, to DuckDB, which turns any exception into a text: the
+    exception itself stays in `error`. `watchers` see each batch on its way. The text is parsed in a thread of its own,
+    so that DuckDB can compress and write meanwhile.
+    """
+
+    def __init__(self, source: RawInput, watchers: Sequence[Watcher] = ()) -> None:
+        self.source = source
+        self.watchers = watchers
+        self.schema = arrow_schema(source.spec)
+        self.rows = 0
+        self.nulls = dict.fromkeys(self.schema.names, 0)
+        self.geography = Geography() if "geo_location" in self.schema.names else None
+        self.error: Exception | None = None
+        self._batches: queue.Queue[pa.RecordBatch | None] = queue.Queue(maxsize=4)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._parse, name=f"parse {source.path.name}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        while self._thread.is_alive():  # it may wait for room in the queue
+            with suppress(queue.Empty):
+                self._batches.get_nowait()
+            self._thread.join(0.01)
+
+    def reader(self) -> pa.RecordBatchReader:
+        schema = self.geography.schema(self.schema) if self.geography else self.schema
+        return pa.RecordBatchReader.from_batches(schema, self._received())
+
+    def _received(self) -> Iterator[pa.RecordBatch]:
+        while (batch := self._batches.get()) is not None:
+            yield batch
+        if self.error is not None:
+            raise self.error
+
+    def _parse(self) -> None:
+        try:
+            with ExitStack() as stack:
+                parquet = self.source.form == "parquet"
+                for batch in self._parquet_batches(stack) if parquet else self._csv_batches(stack):
+                    self._batches.put(self._checked(batch))
+                    if self._stop.is_set():
+                        return
+        except Exception as error:  # noqa: BLE001 - raised again where the batches are received
+            self.error = error
+        self._batches.put(None)
+
+    def _checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        check_batch(batch, self.source.spec)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            self.nulls[name] += column.null_count
+        for watch in self.watchers:
+            watch(batch)
+        self.rows += batch.num_rows
+        return self.geography.split(batch) if self.geography else batch
+
+    def _csv_batches(self, stack: ExitStack) -> Iterator[pa.RecordBatch]:
+        progress = stack.enter_context(bar(self.source.path.stat().st_size, self.source.path.name, unit="B"))
+        text = self.source.text(stack)
+        reader = pcsv.open_csv(
+            text,
+            read_options=pcsv.ReadOptions(block_size=BLOCK_BYTES, column_names=self.schema.names, skip_rows=1),
+            # no file quotes; a blank line becomes a row of nulls, which its first column does not allow
+            parse_options=pcsv.ParseOptions(quote_char=False, ignore_empty_lines=False),
+            convert_options=pcsv.ConvertOptions(
+                column_types=self.schema, null_values=list(NULLS), strings_can_be_null=True
+            ),
+        )
+        for batch in reader:
+            yield batch
+            progress.update(_position(text) - progress.n)
+
+    def _parquet_batches(self, stack: ExitStack) -> Iterator[pa.RecordBatch]:
+        file = stack.enter_context(open_parquet(self.source.path))
+        progress = stack.enter_context(bar(file.metadata.num_rows, self.source.path.name))
+        for batch in file.iter_batches(batch_size=122_880, columns=self.schema.names):
+            yield to_schema(batch, self.schema)
+            progress.update(batch.num_rows)
+
+
+def _position(text: IO[bytes]) -> int:
+    """How many bytes of the file on disk have been read, for the progress bar."""
+    compressed = getattr(text, "_fileobj", None)
+    return int((compressed or text).tell())

@@ -1,0 +1,217 @@
+"""The tables that come out of valid files, in every form, and the report."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core.engine import Engine
+from pipeline.core.runtime import RuntimeConfig
+from pipeline.schemas.raw import EPOCH_MS
+from pipeline.schemas.tables import TABLES
+from pipeline.stages.ingest import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import World
+
+FORMS = ("csv", "csv.zip", "parquet")
+
+
+def as_parquet(world: World, name: str) -> None:
+    """Write a file of the world as Parquet, with the types that a reader would guess."""
+    source = world.folder / f"guess_{name}.csv"
+    source.write_bytes(world.data(name))
+    options = pcsv.ConvertOptions(strings_can_be_null=True, null_values=[""])
+    world.parquet(name, pcsv.read_csv(source, convert_options=options))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_tables(world: World, form: str) -> None:
+    world.run()
+    plain = hashes(world.out)
+    if form != "csv":
+        for name in world.text:
+            (world.zip if form == "csv.zip" else lambda n: as_parquet(world, n))(name)
+    report = world.run()
+    assert {file["form"] for file in report["files"].values()} == {form}
+    assert hashes(world.out) == plain
+    assert set(plain) == {f"{name}.parquet" for name in TABLES}
+
+
+def test_types_are_those_of_the_schema(world: World) -> None:
+    world.run()
+    with Engine(RuntimeConfig(temp_directory=str(world.folder / "tmp"))) as engine:
+        for name, columns in TABLES.items():
+            found = engine.sql(f"DESCRIBE FROM '{world.out / name}.parquet'")
+            assert {row[0]: row[1] for row in found} == columns, name
+
+
+def test_values(world: World) -> None:
+    world.run()
+    assert world.table("users") == [(0, "aa"), (1, "bb"), (2, "cc"), (3, "dd")]
+    assert world.table("events") == [
+        (1, 2, 100, 61, 3, "US", "SC", "519"),
+        (2, 0, 101, 81, 2, "US", "CA", None),
+        (3, 1, 100, 86400000, 1, "NA", None, None),
+        (4, 0, 102, 950400000, None, None, None, None),
+        (5, 3, 100, 1209599999, None, None, None, None),
+    ]
+    assert world.table("page_views") == [
+        (None, 100, 5, 1, "GB", "H9", None, 1),
+        (0, 101, 7, 2, "US", "CA", "807", 2),
+        (2, 100, 3, 3, "EU", None, None, 3),
+    ]
+    published = 1465084800000 - EPOCH_MS
+    assert world.table("documents_meta") == [
+        (200, 1, 603, published), (100, None, None, None), (201, 2, 603, None),
+        (202, 2, None, None), (101, 3, 5, None), (102, 3, 5, None),
+    ]  # fmt: skip
+    assert world.table("documents_topics")[1] == (100, 16, pytest.approx(1e-5))
+
+
+def test_report(world: World) -> None:
+    report = world.run()
+    assert report["files"]["events"]["nulls"]["platform"] == 2
+    assert report["files"]["events"]["dirt"] == {"geo_location is --": {"rows": 1}}
+    assert report["files"]["documents_meta"]["nulls"] == {
+        "document_id": 0, "source_id": 1, "publisher_id": 2, "publish_time": 1,
+    }  # fmt: skip
+    assert report["files"]["documents_meta"]["dirt"] == {
+        "publish_time is no date": {"rows": 1, "examples": ["yesterday"]},
+        "publish_time is before 1990": {"rows": 2, "examples": ["0016-01-01 00:00:00", "1940-06-01 00:00:00"]},
+        "publish_time is after the competition": {"rows": 1, "examples": ["3008-07-25 00:00:00"]},
+    }
+    assert report["tables"]["users"] == 4
+    assert report["displays"]["clicks_train"] == {"displays": 3, "ads_min": 2, "ads_mean": 2.3333, "ads_max": 3}
+    assert report["events"]["days"] == [0, 1, 11, 13]
+    assert report["orphans"]["clicks_test.display_id not in events"]["count"] == 0
+    assert report["warnings"] == []
+    assert report["dropped"] == {}
+
+
+def test_orphans_are_counted(world: World) -> None:
+    world.change("events", "5,dd,", "6,dd,")
+    world.change("clicks_test", "5,12", "5,99")
+    report = world.run()
+    orphans = {name: value["count"] for name, value in report["orphans"].items()}
+    assert orphans["clicks_test.display_id not in events"] == 1
+    assert orphans["events.display_id not in clicks_train or clicks_test"] == 1
+    assert orphans["clicks_test.ad_id not in promoted_content"] == 1
+    assert report["orphans"]["clicks_test.ad_id not in promoted_content"]["share"] == 0.25
+
+
+def test_unsorted_files_are_sorted(world: World) -> None:
+    world.run()
+    sorted_tables = {name: world.table(name) for name in ("clicks_train", "clicks_test", "events")}
+    for name in sorted_tables:
+        header, *lines = str(world.text[name]).splitlines()
+        world.text[name] = "\n".join([header, *lines[::-2], *lines[-2::-2]]) + "\n"  # displays are torn apart as well
+    world.run()
+    for name, rows in sorted_tables.items():
+        assert world.table(name) == rows
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_many_batches_keep_order_and_bytes(world: World, threads: int) -> None:
+    rows = (f"u{i * 7919 % 1000},{i % 50},{i},{i % 3 + 1},US>CA>{i % 9},{i % 3 + 1}\n" for i in range(300_000))
+    world.text["page_views"] = str(world.text["page_views"]).splitlines()[0] + "\n" + "".join(rows)
+    world.change("events", "1,cc,", "1,u7,")
+    world.threads = threads
+    world.run()
+    table = pq.read_table(world.out / "page_views.parquet")
+    assert table["timestamp"].to_pylist() == list(range(300_000))
+    assert table["user_id"].null_count == 300_000 - 300
+    first = hashes(world.out)
+    world.threads = 2
+    world.run()
+    assert hashes(world.out) == first
+
+
+@pytest.mark.parametrize("name", ["events", "page_views", "clicks_train"])
+def test_line_ends_and_byte_order_mark(world: World, name: str) -> None:
+    world.run()
+    plain = world.table(name)
+    header, _, rows = str(world.text[name]).partition("\n")
+    for text, warning in (
+        (f"{header}\r\n{rows}".replace("\n", "\r\n").replace("\r\r", "\r"), "CRLF"),
+        (header + "\n" + rows.replace("\n", "\r\n"), "CRLF"),  # as page_views_sample.csv really is
+        ("\ufeff" + header + "\n" + rows, "byte order mark"),
+        (header + "\n" + rows.removesuffix("\n"), ""),
+    ):
+        world.text[name] = text
+        report = world.run()
+        assert world.table(name) == plain
+        assert [warning in w for w in report["warnings"]] == [True] * bool(warning)
+
+
+def test_page_views_fall_back(world: World) -> None:
+    world.text["page_views_sample"] = world.text.pop("page_views")
+    report = world.run()
+    assert report["page_views"]["read"] == "page_views_sample"
+    assert any("page_views_sample was read instead" in w for w in report["warnings"])
+    assert len(world.table("page_views")) == 3
+    del world.text["page_views_sample"]
+    report = world.run()
+    assert report["page_views"]["read"] == "none"
+    assert any("the table page_views is empty" in w for w in report["warnings"])
+    assert pq.read_table(world.out / "page_views.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize(("wanted", "rows"), [("full", 3), ("sample", 2), ("none", 0)])
+def test_page_views_as_wanted(world: World, wanted: str, rows: int) -> None:
+    full = str(world.text["page_views"])
+    world.text["page_views_sample"] = full.rsplit("\n", 2)[0] + "\n"
+    world.page_views = wanted
+    report = world.run()
+    assert report["warnings"] == []
+    assert len(world.table("page_views")) == rows
+
+
+def test_parquet_nan_is_unknown(world: World) -> None:
+    world.parquet("documents_meta", pa.table({
+        "publish_time": ["2016-06-05 00:00:00", ""], "source_id": [1.0, float("nan")],
+        "publisher_id": [603, None], "document_id": [200, 100],
+    }))  # fmt: skip
+    world.run()
+    assert world.table("documents_meta")[1] == (100, None, None, None)
+
+
+def test_stage(world: World, stage_arguments: Callable[[World], list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    world.run()
+    before = hashes(world.out)
+    main(stage_arguments(world))
+    assert hashes(world.out) == before
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif("OUTBRAIN_RAW" not in os.environ, reason="OUTBRAIN_RAW names no folder of the competition's files")
+def test_real_rows(world: World) -> None:
+    world.text = {}
+    for path in Path(os.environ["OUTBRAIN_RAW"]).glob("*.csv.zip"):
+        name = path.name.removesuffix(".csv.zip")
+        world.text[name], world.paths[name] = "", path
+    report = world.run()
+    assert report["dropped"] == {"cut_display": {"displays": 1, "rows": 1}}
+    assert any("line 50000: display 9797 has no click" in w for w in report["warnings"])
+    assert any("page_views_sample was read instead" in w for w in report["warnings"])
+    assert report["displays"]["clicks_train"]["displays"] == 9796
+    assert report["orphans"]["clicks_train.display_id not in events"]["count"] == 0
+    assert report["orphans"]["clicks_test.display_id not in events"] == {"count": 9842, "of": 9842, "share": 1.0}
+    meta = report["files"]["documents_meta"]
+    examples = [text[:4] for dirt in meta["dirt"].values() for text in dirt["examples"]]
+    assert {"1940", "2104", "3008"} <= set(examples)
+    assert meta["nulls"]["publish_time"] == 1911
+    assert report["tables"]["page_views"] == 49_999
