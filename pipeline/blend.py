@@ -17,7 +17,9 @@ from scipy.optimize import minimize
 
 from pipeline.core.config import check
 from pipeline.core.progress import bar
-from pipeline.metrics import Labelled, map12, tie_hash
+from pipeline.metrics import Labelled, map12, reciprocal_rank, tie_hash, weighted_mean
+
+_ALONE = " alone"
 
 Weights = NDArray[np.float64]
 Chooser = Callable[[NDArray[np.float32], Labelled], Weights]
@@ -66,19 +68,41 @@ def blend(logits: NDArray[np.float32], labels: Labelled, config: BlendConfig) ->
                 continue
             others = _subset(logits, labels, fold != held_out, config.search_displays)
             for way, choose in ways.items():
-                scores[way][rows] = logits[rows] @ choose(*others).astype(np.float32)
+                weights = _scaled(choose(*others), *others)
+                scores[way][rows] = logits[rows] @ weights.astype(np.float32)
                 shown.update(1)
-    validated = {way: map12(score, labels) for way, score in scores.items()}
-    way = max(validated, key=lambda name: validated[name])  # the first of equals: the simpler one
+    gains = {way: _gain(score, labels) for way, score in scores.items()}
+    validated = {way: weighted_mean(gain, labels.slices["future"]) for way, gain in gains.items()}
+    way = _best(validated, gains)
     everything = _subset(logits, labels, np.ones(len(fold), bool), config.search_displays)
-    return Blend(ways[way](*everything), way, validated, scores[way])
+    return Blend(_scaled(ways[way](*everything), *everything), way, validated, scores[way])
+
+
+def _gain(score: NDArray[np.float32], labels: Labelled) -> NDArray[np.float64]:
+    return reciprocal_rank(score, labels.clicked, labels.offsets, labels.display_id, labels.ad_id)
+
+
+def _best(validated: dict[str, float], gains: dict[str, NDArray[np.float64]]) -> str:
+    """The best way that combines, unless a member alone is better by more than a standard error of their difference.
+
+    A member stopped training at its best on these very displays, which flatters it; to average is the safer bet.
+    """
+    alone = {way: score for way, score in validated.items() if way.endswith(_ALONE)}
+    combined = {way: score for way, score in validated.items() if way not in alone}
+    single = max(alone, key=lambda way: alone[way])
+    if not combined:
+        return single
+    way = max(combined, key=lambda name: combined[name])
+    difference = gains[single] - gains[way]
+    error = difference.std() / np.sqrt(len(difference))
+    return single if validated[single] - validated[way] > error else way
 
 
 def _ways(members: Sequence[str]) -> dict[str, Chooser]:
     """All ways to choose weights, the simplest first."""
     count = len(members)
     ways: dict[str, Chooser] = {
-        f"{name} alone": (lambda logits, labels, i=i: np.eye(count)[i])  # type: ignore[misc]
+        f"{name}{_ALONE}": (lambda logits, labels, i=i: np.eye(count)[i])  # type: ignore[misc]
         for i, name in enumerate(members)
     }
     if count > 1:
@@ -108,6 +132,11 @@ def likelihood_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights
     start = np.full(x.shape[1], 1 / x.shape[1])
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * x.shape[1])
     return np.asarray(found.x) if found.x.sum() > 0 else start
+
+
+def _scaled(weights: Weights, logits: NDArray[np.float32], labels: Labelled) -> Weights:
+    """The weights times the factor of greatest likelihood: ranks stay, probabilities become right."""
+    return weights * likelihood_weights((logits @ weights.astype(np.float32))[:, None], labels)[0]
 
 
 def refined(logits: NDArray[np.float32], labels: Labelled, weights: Weights) -> Weights:

@@ -78,7 +78,7 @@ def _create(path: Path, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
 
 
 def _write_labels(engine: Engine, split: Path, part: Part, out: Path) -> dict[str, int]:
-    out.mkdir()
+    (out / "fields").mkdir(parents=True)
     table = engine.table(split / f"{part}.parquet")
     total = engine.one(
         table.aggregate(rows=table.count(), displays=table.first.cast("int64").sum(), labels=table.clicked.count())
@@ -207,7 +207,7 @@ def _write_codes(
 
     dtypes = {"categorical": "i4", "numeric": "f4"}
     arrays = {
-        c.name: _create(out.folder / f"{c.name}.npy", (out.rows,), dtypes[c.kind]) for c in columns if c.kind in dtypes
+        c.name: _create(out.folder / "fields" / f"{c.name}.npy", (out.rows,), dtypes[c.kind]) for c in columns if c.kind in dtypes
     }
     bags = {c.name: _BagWriter(out, c.name, vocabularies[c.name], part) for c in columns if c.kind == "multi"}
     for start, batch in _rows(engine, path, codes, out.rows):
@@ -225,12 +225,12 @@ class _BagWriter:
     def __init__(self, out: EncodedPart, name: str, vocabulary: ir.Table, part: Part) -> None:
         known = vocabulary.select("value", code=f"code_{part}").to_pyarrow().sort_by("value")
         self._values, self._codes = known["value"].to_numpy(), known["code"].to_numpy().astype(np.int32)
-        self._folder, self._name = out.folder, name
-        self._offsets = _create(out.folder / f"{name}.offsets.npy", (out.rows + 1,), "i8")
+        self._folder, self._name = out.folder / "fields", name
+        self._offsets = _create(self._folder / f"{name}.offsets.npy", (out.rows + 1,), "i8")
         self._offsets[0] = 0
         self._row = self._total = 0
-        self._ids = (out.folder / f"{name}.ids.raw").open("wb")
-        self._weights = (out.folder / f"{name}.weights.raw").open("wb")
+        self._ids = (self._folder / f"{name}.ids.raw").open("wb")
+        self._weights = (self._folder / f"{name}.weights.raw").open("wb")
 
     def add(self, column: pa.Array) -> None:
         lengths = _numpy(column.value_lengths().fill_null(0)).astype(np.int64)
@@ -264,7 +264,7 @@ class _BagWriter:
 
 def _numeric(number: Field, buckets: int, parts: dict[Part, EncodedPart]) -> tuple[Field, Field]:
     """Mean and scale of a numeric field, and its categorical twin by quantiles of history: 0 unknown, then 1, 2, ..."""
-    values = parts["history"].array(number.name)
+    values = parts["history"].field(number.name)
     sample = np.asarray(values[:: max(1, len(values) // _QUANTILE_ROWS)], dtype=np.float64)
     sample = sample[~np.isnan(sample)]
     if len(sample):
@@ -275,8 +275,8 @@ def _numeric(number: Field, buckets: int, parts: dict[Part, EncodedPart]) -> tup
         edges = np.empty(0, np.float32)
     name = f"{number.name}_bucket"
     for part in parts.values():
-        values = part.array(number.name)
-        codes = _create(part.folder / f"{name}.npy", (part.rows,), "i4")
+        values = part.field(number.name)
+        codes = _create(part.folder / "fields" / f"{name}.npy", (part.rows,), "i4")
         for start in range(0, part.rows, CHUNK):
             piece = np.asarray(values[start : start + CHUNK])
             codes[start : start + CHUNK] = np.where(np.isnan(piece), 0, 1 + np.searchsorted(edges, piece, side="right"))

@@ -24,7 +24,7 @@ from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig, temporary_folder
 from pipeline.metrics import DivergedError
 from pipeline.models.base import Choice, Kind, SearchSpace
-from pipeline.schemas.encoded import Encoded, EncodedPart
+from pipeline.schemas.encoded import Encoded, EncodedPart, open_array
 from pipeline.schemas.fitting import FitOptions
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -166,25 +166,25 @@ def sample(encoded: Encoded, displays: int, seed: int, out: Path) -> Encoded:
 
 def _copy(part: EncodedPart, chosen: NDArray[np.int64], out: Path) -> dict[str, int]:
     """Copy the chosen displays of a part, array by array."""
-    out.mkdir(parents=True)
+    (out / "fields").mkdir(parents=True)
     rows = _ranges(part.offsets, chosen)
+    np.save(out / "offsets.npy", _offsets(part.offsets, chosen))
     for path in sorted(part.folder.glob("*.npy")):
-        name = path.name.removesuffix(".npy")
-        if name.endswith((".ids", ".weights")):
-            continue
-        array = part.array(name)
-        if name.endswith("offsets"):
-            index = chosen if name == "offsets" else rows
-            lengths = array[index + 1] - array[index]
-            np.save(out / path.name, np.concatenate([[0], np.cumsum(lengths)]))
-            if name != "offsets":
-                values = _ranges(array, rows)
-                for kind in ("ids", "weights"):
-                    bag = name.removesuffix("offsets") + kind
-                    np.save(out / f"{bag}.npy", part.array(bag)[values])
+        if path.stem != "offsets":
+            np.save(out / path.name, open_array(path)[rows if path.stem in ("ad_id", "clicked") else chosen])
+    for path in sorted((part.folder / "fields").glob("*.npy")):
+        name, _, kind = path.stem.partition(".")
+        if not kind:
+            np.save(out / "fields" / path.name, open_array(path)[rows])
+        elif kind == "offsets":
+            np.save(out / "fields" / path.name, _offsets(open_array(path), rows))
         else:
-            np.save(out / path.name, array[chosen if len(array) == part.displays else rows])
+            np.save(out / "fields" / path.name, open_array(path)[_ranges(part.field(name, "offsets"), rows)])
     return {"rows": len(rows), "displays": len(chosen)}
+
+
+def _offsets(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(offsets[chosen + 1] - offsets[chosen])])
 
 
 def _ranges(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:

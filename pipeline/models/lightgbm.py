@@ -73,7 +73,7 @@ class _Columns(lgb.Sequence):
     batch_size = 1 << 16
 
     def __init__(self, part: EncodedPart, fields: Sequence[Field]) -> None:
-        self._rows, self._arrays = part.rows, [part.array(field.name) for field in fields]
+        self._rows, self._arrays = part.rows, [part.field(field.name) for field in fields]
 
     def __len__(self) -> int:
         return self._rows

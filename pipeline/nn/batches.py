@@ -68,9 +68,9 @@ class Reader:
 
     def __init__(self, part: EncodedPart, inputs: Inputs, batch_displays: int) -> None:
         self.part, self.inputs, self.batch_displays = part, inputs, batch_displays
-        self._codes = [part.array(f.name) for f in inputs.categorical]
-        self._numbers = [part.array(f.name) for f in inputs.numeric]
-        self._bags = [[part.array(f"{f.name}.{kind}") for kind in ("offsets", "ids", "weights")] for f in inputs.multi]
+        self._codes = [part.field(f.name) for f in inputs.categorical]
+        self._numbers = [part.field(f.name) for f in inputs.numeric]
+        self._bags = [[part.field(f.name, kind) for kind in ("offsets", "ids", "weights")] for f in inputs.multi]
         self._clicked = part.array("clicked") if part.labelled else None
         self._blocks = -(-part.displays // BLOCK)
 

@@ -8,8 +8,8 @@
         future.npy, cold_*.npy      (D,) bool; cold_* only in target: some ad, the user, the page is new
         ad_id.npy                   (N,) uint32
         clicked.npy                 (N,) uint8, not there where the label is unknown
-        FIELD.npy                   (N,) int32 codes of a categorical field, or float32 of a numeric one (NaN: unknown)
-        FIELD.offsets.npy           (N + 1,) int64, FIELD.ids.npy int32 and FIELD.weights.npy float32 of a multi-valued one
+        fields/FIELD.npy            (N,) int32 codes of a categorical field, or float32 of a numeric one (NaN: unknown)
+        fields/FIELD.offsets.npy    (N + 1,) int64, with FIELD.ids.npy int32 and FIELD.weights.npy float32: a multi-valued one
 
 Codes count from 0 within their field: 0 is "unknown", then come the buckets of rare values by their frequency, then the
 frequent values, most frequent first. What reads them fuses the fields that it uses into one id space (`fuse`), so that
@@ -51,6 +51,9 @@ class Field:
     scale: float = 1.0
 
 
+_HEADER = 128  # bytes before the values of a .npy file
+
+
 class EncodedPart:
     """One part of a split: arrays by name, opened when they are first read.
 
@@ -61,13 +64,12 @@ class EncodedPart:
         self.folder, self.rows, self.displays = folder, rows, displays
 
     def array(self, name: str) -> NDArray[Any]:
-        """The memory-mapped array NAME.npy (an empty one is read, since nothing can be mapped)."""
-        path = self.folder / f"{name}.npy"
-        empty = name in ("ad_id", "clicked") and self.rows == 0
-        return np.load(path, mmap_mode=None if empty or path.stat().st_size <= 128 else "r")
+        """An id, a label or a flag: the memory-mapped array NAME.npy."""
+        return open_array(self.folder / f"{name}.npy")
 
-    def has(self, name: str) -> bool:
-        return (self.folder / f"{name}.npy").exists()
+    def field(self, name: str, kind: str = "") -> NDArray[Any]:
+        """A field's array; kind: offsets, ids or weights of a multi-valued one."""
+        return open_array(self.folder / "fields" / f"{name}{kind and f'.{kind}'}.npy")
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -75,7 +77,12 @@ class EncodedPart:
 
     @property
     def labelled(self) -> bool:
-        return self.has("clicked")
+        return (self.folder / "clicked.npy").exists()
+
+
+def open_array(path: Path) -> NDArray[Any]:
+    """Map an array on disk into memory; an empty one is read, since there is nothing to map."""
+    return np.load(path, mmap_mode=None if path.stat().st_size <= _HEADER else "r")
 
 
 class Encoded:
