@@ -1,0 +1,179 @@
+"""What a run came to: scores beside the baselines, where they stand, and what the blend is made of, on one page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.core.errors import InputError
+from pipeline.core.files import read_json
+from pipeline.metrics import Labelled, map12, reciprocal_rank, weighted_mean
+from pipeline.schemas.encoded import Encoded, EncodedPart
+from pipeline.schemas.predictions import read_scores
+
+#: MAP@12 on the real private leaderboard (one cross-validated), best first.
+LEADERBOARD = (
+    (0.701, "the competition's first and second place"),
+    (0.6974, "the best single FFM of the third-placed team"),
+    (0.6922, "the second-placed team's single FFM (cross-validated)"),
+    (0.6885, "the third-placed team's single XGBoost"),
+    (0.679, "FTRL on hashed pairs with page views"),
+    (0.677, "NVIDIA's Wide & Deep with page views"),
+    (0.6573, "NVIDIA's Wide & Deep without page views"),
+    (0.6555, "LightGBM with default settings on 2.5 % of the rows"),
+    (0.6432, "plain logistic regression"),
+    (0.6371, "the smoothed click rate of the ad"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """MAP@12 of one ranking. validation: present and future weighted. test: where the hidden labels are known."""
+
+    name: str
+    validation: float | None
+    test: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """All that the summary and the page show.
+
+    closed: the share of the gap between ad CTR and the oracle that the blend closes on test; None unless the world is
+    simulated.
+    """
+
+    source: str
+    submission: str
+    scores: list[Score]
+    closed: float | None
+    weights: dict[str, Any]
+    warnings: list[str]
+    slices: list[dict[str, Any]]
+
+
+def random_map12(offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The expected 1 / rank (D,) of a random order: the mean of 1/1 ... 1/n, counted to rank 12."""
+    lengths = np.diff(offsets)
+    ranks = np.arange(1, max(13, int(lengths.max(initial=1)) + 1))
+    gains = np.cumsum(np.where(ranks <= 12, 1 / ranks, 0))
+    return gains[lengths - 1] / lengths
+
+
+def test_labels(truth: Path, target: EncodedPart) -> tuple[Labelled, NDArray[np.float32]] | None:
+    """The hidden labels of a simulated test and the oracle's scores (N,); None if they are unknown.
+
+    Raises InputError if the truth is about another world.
+    """
+    if not read_json(truth / "truth.json")["known"]:
+        return None
+    display_id = target.array("display_id")
+    path = truth / "displays.parquet"
+    table = pq.read_table(
+        path,
+        columns=["display_id", "ad_id", "clicked", "oracle"],
+        filters=[("display_id", ">=", int(display_id[0])), ("display_id", "<=", int(display_id[-1]))],
+    )
+    if table.num_rows != target.rows or not np.array_equal(table["ad_id"].to_numpy(), target.array("ad_id")):
+        raise InputError(f"{path}: expected the impressions of clicks_test, found others; run the stage raw again")
+    labels = Labelled(
+        clicked=table["clicked"].to_numpy(),
+        offsets=target.offsets,
+        display_id=display_id,
+        ad_id=target.array("ad_id"),
+        slices={"future": np.asarray(target.array("future"))},
+    )
+    return labels, table["oracle"].to_numpy()
+
+
+def standing(score: float) -> str:
+    """Where a validation score would stand on the real private leaderboard."""
+    above = [line for line in LEADERBOARD if line[0] > score]
+    below = [line for line in LEADERBOARD if line[0] <= score]
+    text = f"On the real private leaderboard {score:.4f} would stand "
+    if not above:
+        return text + f"above {below[0][1]} ({below[0][0]})."
+    text += f"below {above[-1][1]} ({above[-1][0]})"
+    return text + (f" and above {below[0][1]} ({below[0][0]})." if below else ".")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Files:
+    """Where a run's results lie. All but the first two are folders; `predictions` is the submission split's."""
+
+    manifest: Path
+    ingest: Path
+    truth: Path
+    validation: Path
+    submission: Path
+    predictions: Path
+    blend: Path
+    metrics: Path
+    slices: Path
+
+
+def gather(files: Files, members: tuple[str, ...], baseline: str, submission: str) -> Report:
+    """Read a run's results. members: of the blend. baseline: the model whose score the oracle's gap is measured from."""
+    validation, submitted = Encoded(files.validation).part("target"), Encoded(files.submission).part("target")
+    known = test_labels(files.truth, submitted)
+
+    def test(score: NDArray[np.float32]) -> float | None:
+        return None if known is None else map12(score, known[0])
+
+    future = np.asarray(validation.array("future"))
+    chance = None if known is None else weighted_mean(random_map12(submitted.offsets), known[0].slices["future"])
+    scores = [Score(name="random order", validation=weighted_mean(random_map12(validation.offsets), future), test=chance)]
+    paths = {name: files.predictions / f"{name}.parquet" for name in (baseline, *members)}
+    for name, path in {**paths, "blend": files.blend / "submission.parquet"}.items():
+        validated = read_json(files.metrics / f"{name}.json")["map12"]
+        scores.append(Score(name=name, validation=validated, test=test(read_scores(path, submitted))))
+    closed = None
+    if known is not None:
+        oracle = Score(name="oracle", validation=None, test=test(known[1]))
+        closed = closed_gap({score.name: score.test for score in (*scores, oracle)}, baseline)
+        scores.append(oracle)
+    return Report(
+        source=read_json(files.manifest)["source"],
+        submission=submission,
+        scores=scores,
+        closed=closed,
+        weights=read_json(files.blend / "weights.json"),
+        warnings=read_json(files.ingest)["warnings"],
+        slices=[row for name in (baseline, *members, "blend") for row in read_json(files.slices / f"{name}.json")],
+    )
+
+
+def closed_gap(test: dict[str, float | None], baseline: str) -> float | None:
+    """Which share of the way from the baseline to the oracle the blend has gone, by MAP@12 on test."""
+    low, high, reached = test[baseline], test["oracle"], test["blend"]
+    if low is None or high is None or reached is None or high <= low:
+        return None
+    return (reached - low) / (high - low)
+
+
+def summary(report: Report) -> str:
+    """The lines with which a run ends."""
+    lines = [f"submission: {report.submission}", "", f"{'MAP@12':<14}{'validation':>12}" + f"{'test':>12}" * _has_test(report)]
+    for score in report.scores:
+        shown = [score.validation, *([score.test] if _has_test(report) else [])]
+        lines.append(f"{score.name:<14}" + "".join(f"{'-' if v is None else format(v, '.5f'):>12}" for v in shown))
+    lines += ["", verdict(report), *(f"warning: {text}" for text in report.warnings)]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(report: Report) -> str:
+    """What the blend's score means: on the leaderboard if the data is real, against the oracle if it is simulated."""
+    if report.source == "simulated":
+        share = "an unknown share" if report.closed is None else f"{report.closed:.0%}"
+        return f"The blend closes {share} of the gap from ad CTR to the oracle, on test labels that the pipeline never saw."
+    blended = next(score.validation for score in report.scores if score.name == "blend")
+    return standing(blended or 0.0)
+
+
+def _has_test(report: Report) -> bool:
+    return any(score.test is not None for score in report.scores)
