@@ -197,7 +197,7 @@ class RawStream:
                     self._batches.put(self._checked(batch))
                     if self._stop.is_set():
                         return
-        except Exception as error:  # noqa: BLE001 - raised again where the batches are received
+        except Exception as error:  # raised again where the batches are received
             self.error = error
         self._batches.put(None)
 

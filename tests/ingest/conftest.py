@@ -32,7 +32,7 @@ WORLD = {
     "promoted_content": "ad_id,document_id,campaign_id,advertiser_id\n10,200,1,7\n11,201,2,7\n12,202,3,8\n13,200,4,9\n",
     "documents_meta": (
         "document_id,source_id,publisher_id,publish_time\n200,1,603,2016-06-05 00:00:00\n100,,,\n"
-        "201,2,603,1940-06-01 00:00:00\n202,2,,3008-07-25 00:00:00\n101,3,5,0016-01-01 00:00:00\n102,3,5,yesterday\n"
+        "201,2,603,1940-06-01 00:00:00\n202,2,,3008-07-25 00:00:00\n101,3,5,0016-01-01 00:00:00\n102,3,5,infinity\n"
     ),
     "documents_categories": "document_id,category_id,confidence_level\n200,1611,0.92\n100,1610,0.07\n",
     "documents_topics": "document_id,topic_id,confidence_level\n200,140,0.0731131601068925\n100,16,1e-05\n",

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import struct
+import threading
 import zipfile
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.core.engine import Engine
 from pipeline.core.errors import InputError
+from pipeline.core.runtime import RuntimeConfig
+from pipeline.ingest.config import IngestConfig
 from pipeline.ingest.locate import fault_of
+from pipeline.ingest.readers import open_input
+from pipeline.ingest.report import Report
+from pipeline.ingest.staging import Build, load
 from pipeline.schemas.raw import RAW_FILES
 from pipeline.stages.command import run
 from pipeline.stages.ingest import main
@@ -41,7 +50,7 @@ VALUES = [
     ("clicks_train", "2,12,0", "2,12", 5, 'expected 3 fields (display_id,ad_id,clicked), found 2: "2,12"'),
     ("clicks_train", "2,12,0", "2,12,0,0", 5, 'expected 3 fields (display_id,ad_id,clicked), found 4: "2,12,0,0"'),
     ("clicks_train", "2,12,0\n", "2,12,0\n\n", 6, "expected 3 fields (display_id,ad_id,clicked), found 1: nothing"),
-    ("clicks_test", "5,11", "5,5000000000", 4, 'ad_id must be a whole number of at most 4294967295, found "5000000000"'),
+    ("clicks_test", ",10", ",4294967296", 2, 'ad_id must be a whole number of at most 4294967295, found "4294967296"'),
     ("clicks_test", "5,11", "5,1.5", 4, 'ad_id must be a whole number, found "1.5"'),
     ("clicks_test", "5,11", '5,"11"', 4, 'ad_id must be a whole number, found ""11""'),
     ("clicks_test", "4,10", ",10", 2, "display_id must be a whole number, found nothing"),
@@ -62,9 +71,27 @@ def test_wrong_value(world: World, case: int) -> None:
     world.change(name, old, new)
     if case % 3 == 1:
         world.text[name] = str(world.text[name]).replace("\n", "\r\n")
-    if case % 3 == 2:  # noqa: PLR2004 - each case takes one of three forms
+    if case % 3 == 2:
         world.zip(name)
-    assert failure(world) == f"{name}.csv{'.zip' if case % 3 == 2 else ''}, line {line}: {message}"  # noqa: PLR2004
+    assert failure(world) == f"{name}.csv{'.zip' if case % 3 == 2 else ''}, line {line}: {message}"
+
+
+@pytest.mark.parametrize("stop_at", [5, 250_000])
+def test_a_failing_database_ends_the_reading(world: World, stop_at: int) -> None:
+    """Whoever fails first, DuckDB or the thread that parses, the other ends too."""
+    rows = "".join(f"{i},{i % 50}\n" for i in range(1_500_000))
+    world.text["clicks_test"] = "display_id,ad_id\n" + rows
+    path = world.zip("clicks_test")
+    source = open_input(RAW_FILES["clicks_test"], path)
+    threads = threading.active_count()
+    with Engine(RuntimeConfig(temp_directory=str(world.folder / "tmp"))) as engine:
+        build = Build(engine, IngestConfig(), {"clicks_test": source}, world.out, Report())
+        query = f"SELECT CASE WHEN display_id > {stop_at} THEN error('full disk') ELSE ad_id END AS ad_id FROM raw_rows"
+        with pytest.raises(duckdb.Error, match="full disk"):
+            load(build, "clicks_test", world.out / "x.parquet", query)
+        assert threading.active_count() <= threads + 1  # tqdm may keep its monitor
+        load(build, "clicks_test", world.out / "x.parquet")  # the session can go on
+        assert pq.read_metadata(world.out / "x.parquet").num_rows == 1_500_000
 
 
 def test_invalid_utf8(world: World) -> None:
@@ -197,8 +224,9 @@ POLICIES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "old", "new", "line", "policy", "message", "rows"), POLICIES)
-def test_policy(world: World, name: str, old: str, new: str, line: int, policy: str, message: str, rows: int) -> None:
+@pytest.mark.parametrize("case", POLICIES)
+def test_policy(world: World, case: tuple[str, str, str, int, str, str, int]) -> None:
+    name, old, new, line, policy, message, rows = case
     before = world.run()["tables"][name]
     world.change(name, old, new)
     world.out.rename(world.folder / "kept")
