@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: repro test lint notebooks lock clean help
+.PHONY: repro test notebooks readme lock clean help
 
 repro: $(READY)  ## run what has changed, from raw files to submissions, and say what came of it
 	dvc repro
@@ -26,6 +26,9 @@ test: $(READY)  ## check the code and run all tests
 
 notebooks: $(READY)  ## run the notebooks on the current tables and keep their pictures
 	cd notebooks && for script in [0-9]*.py; do jupytext --to ipynb --execute $$script || exit 1; done
+
+readme: $(READY)  ## quote the last run's summary and the tree in README.md
+	python tools/readme.py
 
 lock: requirements.in  ## resolve requirements.in anew into requirements.lock
 	rm -rf .lock && $(PYTHON) -m venv .lock && .lock/bin/pip install --quiet -r requirements.in

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ import yaml
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
 from optuna.trial import TrialState
 
 from pipeline.core.config import check
@@ -46,6 +48,7 @@ class TuningConfig:
 
     def __post_init__(self) -> None:
         check(self.trials >= 0, f"trials: must be 0 or more, found {self.trials}")
+        check(self.minutes is None or self.minutes >= 0, f"minutes: must be 0 or more, found {self.minutes}")
         check(self.displays >= 100, f"displays: must be 100 or more, found {self.displays}")
 
 
@@ -71,10 +74,11 @@ def tune(kind: Kind, config: Any, encoded: Encoded, runtime: RuntimeConfig, tuni
 
 def _study(kind: Kind, config: Any, encoded: Encoded, tuning: TuningConfig, journal: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal.parent.mkdir(parents=True, exist_ok=True)
     what = [kind.name, asdict(config), repr(kind.search_space), tuning.displays, tuning.seed, encoded.digest]
     name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
-    storage = JournalStorage(JournalFileBackend(str(journal)))
+    lock = _JournalLock(journal)
+    lock.repair()
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
     study = optuna.create_study(
         storage=storage,
         study_name=f"{kind.name}-{name}",
@@ -85,6 +89,36 @@ def _study(kind: Kind, config: Any, encoded: Encoded, tuning: TuningConfig, jour
     for trial in study.get_trials(states=(TrialState.RUNNING,)):  # left behind by a killed run; it is tried again
         study.tell(trial.number, state=TrialState.FAIL)
     return study
+
+
+class _JournalLock(BaseJournalFileLock):
+    """A lock that the kernel gives back when its holder dies.
+
+    Optuna's own is a link beside the journal: a run that is killed while it writes leaves it behind, and where the
+    journal's path is relative the next run waits for it forever.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal, self._file = journal, -1
+
+    def acquire(self) -> bool:
+        file = os.open(self._journal, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        os.close(self._file)
+
+    def repair(self) -> None:
+        """Cut off half a line, such as a loss of power leaves: whatever was written behind it would be lost, too."""
+        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        self.acquire()
+        try:
+            whole = self._journal.read_bytes().rfind(b"\n") + 1
+            os.truncate(self._file, whole)
+        finally:
+            self.release()
 
 
 def _search(study: optuna.Study, kind: Kind, config: Any, encoded: Encoded, runtime: RuntimeConfig, tuning: TuningConfig) -> None:

@@ -13,10 +13,8 @@ floats depends on its order.
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -92,12 +90,16 @@ class Engine:
         return dict(rows[0])
 
     def write(self, expression: ir.Table, path: Path) -> None:
-        """Write an expression into a Parquet file. The order is that of its `order_by`, or of the file that it scans."""
-        self.copy(self.ibis.compile(expression), path)
+        """Write a small result, such as a look-up, into a Parquet file; it should have an `order_by`."""
+        with atomic_path(path) as partial:
+            pq.write_table(self.ibis.to_pyarrow(expression), partial, compression="zstd", row_group_size=ROW_GROUP)
 
     def copy(self, query: str, path: Path) -> None:
-        """Write a query of DuckDB's own SQL into a Parquet file (zstd, fixed row groups)."""
-        with atomic_path(path) as partial, _watch(self.connection, path.name):
+        """Write a query of DuckDB's own SQL into a Parquet file (zstd, fixed row groups).
+
+        On several threads neither the order of a join nor, therefore, the bytes are the same from run to run.
+        """
+        with atomic_path(path) as partial:
             self.connection.execute(
                 f"COPY ({query}) TO '{partial}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
             )
@@ -161,33 +163,11 @@ def _borders(path: Path, column: str, rows: int) -> list[int]:
     borders: list[int] = []
     filled = 0
     for group in range(metadata.num_row_groups):
+        if not metadata.row_group(group).num_rows:  # has no statistics
+            continue
         low = metadata.row_group(group).column(index).statistics.min
         if filled >= rows and (not borders or low > borders[-1]):
             borders.append(low)
             filled = 0
         filled += metadata.row_group(group).num_rows
     return borders
-
-
-@contextmanager
-def _watch(connection: duckdb.DuckDBPyConnection, description: str) -> Iterator[None]:
-    """Show DuckDB's own estimate of its progress, from a second thread."""
-    with bar(100, description, unit="%") as progress:
-        if progress.disable:
-            yield
-            return
-        done = threading.Event()
-
-        def poll() -> None:
-            while not done.wait(0.5):
-                progress.update(max(0.0, connection.query_progress() - progress.n))
-
-        connection.execute("SET enable_progress_bar = true")
-        connection.execute("SET enable_progress_bar_print = false")
-        thread = threading.Thread(target=poll, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()

@@ -41,8 +41,8 @@ class SmoothingConfig:
 
 
 def fold(table: ir.Table, folds: int) -> ir.Column:
-    """The fold of each row's display: a multiplicative hash (Knuth), the same on every engine."""
-    return ((table.display_id.cast("int64") * 2_654_435_761) // 65_536 % folds).cast("int8")
+    """The fold of each row's display: a multiplicative hash (Knuth), the same on every engine, without overflow."""
+    return ((table.display_id.cast("int64") % 2**31 * 2_654_435_761) // 65_536 % folds).cast("int8")
 
 
 def _count(history: ir.Table, by: list[str]) -> ir.Table:

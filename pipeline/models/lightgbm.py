@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.config import check
+from pipeline.core.errors import ParameterError
 from pipeline.core.progress import bar, log
 from pipeline.metrics import map12
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
@@ -27,13 +28,15 @@ _CHUNK_DISPLAYS = 1 << 17
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """fields: the encoded fields that the trees read; if empty all numeric fields and all small categorical ones.
+    """groups, fields: what the trees may read, whole feature groups and single encoded fields; everything if both are
+    empty. Of whole groups they take the numeric fields, and the categorical ones of at most `max_categories` codes; of
+    a larger one they should get the click rates.
 
-    max_categories: a categorical field with more codes is left out of that default; trees get its click rates instead.
     rounds: trees at most. evaluate_every: rounds between two measurements of MAP@12; patience: how many measurements in
     a row may bring no gain before training stops. The rest is LightGBM's own.
     """
 
+    groups: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     max_categories: int = 64
     objective: Literal["binary", "lambdarank", "rank_xendcg"] = "lambdarank"
@@ -141,12 +144,14 @@ class GradientBoostedTrees:
         self.booster = lgb.Booster(model_file=folder / "trees.txt")
 
     def _chosen(self, encoded: Encoded) -> list[Field]:
-        if self.config.fields:
-            return encoded.select(self.config.fields)
+        multi = [name for name in self.config.fields if name in encoded.fields and encoded.fields[name].kind == "multi"]
+        if multi:
+            raise ParameterError(f"fields {multi}: have several values a row, which trees do not read; leave them out")
         return [
             field
-            for field in encoded.fields.values()
+            for field in encoded.select(self.config.groups, self.config.fields)
             if field.kind == "numeric"
+            or field.name in self.config.fields
             or (field.kind == "categorical" and field.twin is None and field.size <= self.config.max_categories)
         ]
 
@@ -195,7 +200,7 @@ class _EarlyStopping:
     """Measures MAP@12 every few rounds, remembers the best, and stops when it has not risen for long enough."""
 
     def __init__(self, config: Config, target: EncodedPart, options: FitOptions) -> None:
-        self.every, self.patience, self.report = config.evaluate_every, config.patience, options.report
+        self.every, self.last, self.patience, self.report = config.evaluate_every, config.rounds, config.patience, options.report
         self.labels = labels_of(target)
         self.best, self.best_round, self.stale, self.round = -1.0, 1, 0, 0
         self.curve: list[dict[str, float]] = []
@@ -203,7 +208,7 @@ class _EarlyStopping:
     def measure(self, score: NDArray[np.float64], _: lgb.Dataset) -> tuple[str, float, bool]:
         """LightGBM asks after every round; between two measurements the last one is repeated."""
         self.round += 1
-        if self.round % self.every == 0 or self.round == 1:
+        if self._is_measured():
             value = map12(score, self.labels)
             self.curve.append({"step": float(self.round), "map12": value})
             self.stale += 1
@@ -211,9 +216,12 @@ class _EarlyStopping:
                 self.best, self.best_round, self.stale = value, self.round, 0
         return "map12", self.curve[-1]["map12"], True
 
+    def _is_measured(self) -> bool:
+        return self.round % self.every == 0 or self.round in (1, self.last)
+
     def __call__(self, env: Any) -> None:
         """The callback of each round, which follows its measurement."""
-        if self.round % self.every == 0 or self.round == 1:
+        if self._is_measured():
             self.report(len(self.curve), self.curve[-1]["map12"])
             if self.stale >= self.patience:
                 raise lgb.callback.EarlyStopException(env.iteration, [("target", "map12", self.best, True)])

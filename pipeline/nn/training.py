@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.core.config import check
+from pipeline.core.errors import InputError
 from pipeline.core.files import atomic_path
 from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig
@@ -31,7 +32,7 @@ from pipeline.schemas.predictions import labels_of, within_display_logits
 class TrainingConfig:
     """How a network is trained; the config of each network adds what it is made of.
 
-    fields: the encoded fields that it reads; all if empty.
+    groups, fields: what it reads, whole feature groups and single encoded fields; everything if both are empty.
     loss: listwise is the likelihood of the data (one click a display); pointwise takes each impression by itself.
     learning_rate: of the dense weights (Adam); embedding_learning_rate: of the table's rows (lazy Adam).
     l2: of the weights and embeddings that a batch reads, for each time they are read.
@@ -40,6 +41,7 @@ class TrainingConfig:
     a row may bring no gain before training stops.
     """
 
+    groups: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     loss: Literal["listwise", "pointwise"] = "listwise"
     learning_rate: float = 1e-3
@@ -57,7 +59,8 @@ class TrainingConfig:
             check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
         for name in ("learning_rate", "embedding_learning_rate"):
             check(getattr(self, name) > 0, f"{name}: must be above 0, found {getattr(self, name)}")
-        check(self.l2 >= 0, f"l2: must be 0 or more, found {self.l2}")
+        for name in ("l2", "checkpoint_minutes", "seed"):
+            check(getattr(self, name) >= 0, f"{name}: must be 0 or more, found {getattr(self, name)}")
 
 
 class Network(nn.Module):
@@ -102,6 +105,8 @@ class NetworkTrainer:
         self.network, self.config, self.device = network, config, device_of(runtime)
         self.reader = Reader(history, inputs, config.batch_displays)
         self.batches = self.reader.batches_an_epoch()
+        if not self.batches:
+            raise InputError(f"{history.folder}: expected displays to learn from, found none")
         self.inputs = inputs
         network.to(self.device)
         tables = [m.weight for m in network.modules() if isinstance(m, nn.Embedding)]
@@ -188,6 +193,7 @@ class NetworkTrainer:
             "network": self.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "random": torch.get_rng_state(),
+            "device_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "progress": self.progress,
             "best": self._best,
         }
@@ -204,6 +210,8 @@ class NetworkTrainer:
         for optimizer, state in zip(self.optimizers, contents["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         torch.set_rng_state(contents["random"].cpu())
+        if self.device.type == "cuda" and contents["device_random"] is not None:
+            torch.cuda.set_rng_state(contents["device_random"].cpu(), self.device)
         self.progress, self._best = contents["progress"], contents["best"]
         log.info("going on from a checkpoint at epoch %d, batch %d", self.progress.epoch, self.progress.step)
 

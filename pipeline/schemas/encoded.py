@@ -98,12 +98,19 @@ class Encoded:
     def part(self, part: Part) -> EncodedPart:
         return EncodedPart(self.folder / part, **self._counts[part])
 
-    def select(self, names: Sequence[str]) -> list[Field]:
-        """The fields that a model reads: all if `names` is empty; ParameterError if one is not there."""
-        unknown = [name for name in names if name not in self.fields]
-        if unknown:
-            raise ParameterError(f"fields {unknown}: not among the encoded fields {', '.join(self.fields)}")
-        return [self.fields[name] for name in names] if names else list(self.fields.values())
+    def select(self, groups: Sequence[str], names: Sequence[str]) -> list[Field]:
+        """The fields of some feature groups, then the named ones; all fields if both are empty.
+
+        Raises ParameterError if a group or a field is not there.
+        """
+        known = {field.group for field in self.fields.values()}
+        for what, asked, there in (("groups", groups, known), ("fields", names, self.fields)):
+            unknown = [name for name in asked if name not in there]
+            if unknown:
+                raise ParameterError(f"{what}: {', '.join(unknown)} not encoded; there are {', '.join(sorted(there))}")
+        if not groups and not names:
+            return list(self.fields.values())
+        return [field for name, field in self.fields.items() if field.group in groups or name in names]
 
 
 def write_fields(folder: Path, fields: Sequence[Field], parts: dict[str, dict[str, int]], digest: str) -> None:
