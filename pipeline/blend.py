@@ -1,8 +1,8 @@
 """Blending: a weighted sum of the members' logits, its weights chosen for MAP@12 by cross-validation over displays.
 
 Several ways to choose weights compete: each member alone, equal weights, the weights of greatest listwise likelihood
-(a convex problem), and those of greatest smoothed MAP@12. Cross-validation says which way to trust, and its score is the
-one reported: no display is scored by weights that have seen its label.
+(a convex problem), and those of greatest smoothed MAP@12. Cross-validation says which way to trust, and its score is
+the one reported: no display is scored by weights that have seen its label.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy.special import expit
 
 from pipeline.core.config import check
 from pipeline.core.progress import bar
-from pipeline.metrics import FUTURE_WEIGHT, PRESENT_WEIGHT, Labelled, map12, reciprocal_rank, tie_hash, weighted_mean
+from pipeline.metrics import FUTURE_WEIGHT, PRESENT_WEIGHT, Labelled, reciprocal_rank, tie_hash, weighted_mean
 
 _ALONE, _SMOOTH = " alone", "smooth"
 
@@ -30,7 +30,7 @@ Chooser = Callable[[NDArray[np.float32], Labelled], Weights]
 class BlendConfig:
     """The section `blend` of params.yaml.
 
-    members: names of models. folds: of the cross-validation. search_displays: on how many displays weights are searched.
+    members: names of models. folds: of the cross-validation. search_displays: on how many displays weights are sought.
     """
 
     members: tuple[str, ...]
@@ -45,7 +45,7 @@ class BlendConfig:
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """weights: (M,) of the members' logits. way: how they were chosen. validated: MAP@12 of each way by cross-validation.
+    """weights: (M,) of the members' logits. way: how they were chosen. validated: cross-validated MAP@12 of each way.
 
     out_of_fold: (N,) the chosen way's scores, each display by weights that were chosen without it.
     """
@@ -96,7 +96,7 @@ def _best(validated: dict[str, float], gains: dict[str, NDArray[np.float64]], fu
 
 
 def _standard_error(value: NDArray[np.float64], future: NDArray[np.bool_]) -> float:
-    """Of `weighted_mean`: present and future are two samples, which count by their shares however many displays they have."""
+    """Of `weighted_mean`: present and future are two samples, which count by their shares, whatever their sizes."""
     parts = [value[part] for part in (~future, future) if part.any()]
     shares = (PRESENT_WEIGHT, FUTURE_WEIGHT) if len(parts) == 2 else (1.0,)
     return float(np.sqrt(sum(share**2 * part.var() / len(part) for share, part in zip(shares, parts, strict=True))))
@@ -119,7 +119,7 @@ def _ways(members: Sequence[str]) -> dict[str, Chooser]:
 
 
 def likelihood_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
-    """Non-negative weights (M,) of greatest listwise likelihood: the softmax over each display of the weighted logits."""
+    """Non-negative weights (M,) of greatest likelihood, the softmax over each display of the weighted logits."""
     starts, lengths = labels.offsets[:-1], np.diff(labels.offsets)
     x = logits.astype(np.float64)
     clicked = x[np.asarray(labels.clicked) != 0].sum(0)
@@ -146,9 +146,9 @@ def _scaled(weights: Weights, logits: NDArray[np.float32], labels: Labelled) -> 
 def smooth_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
     """Non-negative weights (M,) of greatest smoothed MAP@12, as large as those of greatest likelihood.
 
-    The rank of the click c among the ads j of its display is 1 + sum_j [z_j > z_c]; with the sigmoid of z_j - z_c for the
-    step it has a gradient (Qin, Liu and Li 2010, "A general approximation framework for direct optimization of information
-    retrieval measures", eq. 9). Only the direction is searched: the longer the weights, the less smooth.
+    The rank of the click c among the ads j of its display is 1 + sum_j [z_j > z_c]; with the sigmoid of z_j - z_c for
+    the step it has a gradient (Qin, Liu and Li 2010, "A general approximation framework for direct optimization of
+    information retrieval measures"). Only the direction is searched: the longer the weights, the less smooth.
     """
     starts, lengths = labels.offsets[:-1], np.diff(labels.offsets)
     clicked = np.asarray(labels.clicked) != 0

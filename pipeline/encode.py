@@ -50,7 +50,9 @@ class EncodeConfig:
         check(self.buckets >= 2, f"buckets: must be 2 or more, found {self.buckets}")
 
 
-def encode_split(engine: Engine, split: Path, features: Path, groups: list[str], config: EncodeConfig, out: Path) -> None:
+def encode_split(
+    engine: Engine, split: Path, features: Path, groups: list[str], config: EncodeConfig, out: Path
+) -> None:
     """Write data/encoded/SPLIT into the folder `out`, whole or not at all."""
     with atomic_path(out) as partial:
         (partial / "vocabulary").mkdir(parents=True)
@@ -110,7 +112,7 @@ def _write_labels(engine: Engine, split: Path, part: Part, out: Path) -> dict[st
 def _rows(
     engine: Engine, path: Path, function: Callable[[ir.Table], ir.Table], total: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """A function of a file's rows, in batches, each with the number of its first row; proves that they come in order."""
+    """A function of a file's rows, in batches, each with the number of its first row; proves that they are in order."""
     position = 0
     for table in engine.by_ranges(path, "row", function, ("row",)):
         for batch in table.combine_chunks().to_batches(CHUNK):
@@ -196,18 +198,23 @@ def _write_codes(
     out: EncodedPart,
 ) -> None:
     """One pass over a group's file: the codes of categorical fields, the bags of multi-valued ones, the numbers."""
+
     def codes(table: ir.Table) -> ir.Table:
         for column in columns:
             if column.kind == "categorical":
-                lookup = vocabularies[column.name].select("value", _code=f"code_{part}")
+                lookup = vocabularies[column.name].select("value", found_code=f"code_{part}")
                 table = look_up(table, lookup, {column.name: "value"})
-                code = ibis.ifelse(table[column.name].isnull(), 0, table._code.fill_null(1))  # 1: never seen in history
-                table = table.mutate(**{column.name: code.cast("int32")}).drop("_code")
+                code = ibis.ifelse(
+                    table[column.name].isnull(), 0, table.found_code.fill_null(1)
+                )  # 1: never seen in history
+                table = table.mutate(**{column.name: code.cast("int32")}).drop("found_code")
         return table.drop("first")
 
     dtypes = {"categorical": "i4", "numeric": "f4"}
     arrays = {
-        c.name: _create(out.folder / "fields" / f"{c.name}.npy", (out.rows,), dtypes[c.kind]) for c in columns if c.kind in dtypes
+        c.name: _create(out.folder / "fields" / f"{c.name}.npy", (out.rows,), dtypes[c.kind])
+        for c in columns
+        if c.kind in dtypes
     }
     bags = {c.name: _BagWriter(out, c.name, vocabularies[c.name], part) for c in columns if c.kind == "multi"}
     for start, batch in _rows(engine, path, codes, out.rows):
@@ -220,7 +227,7 @@ def _write_codes(
 
 
 class _BagWriter:
-    """Appends lists of {id, weight} as offsets, codes and weights; weights of a bag sum to 1, so that long bags weigh no more."""
+    """Appends lists of {id, weight} as offsets, codes and weights; the weights of a bag are scaled to sum to 1."""
 
     def __init__(self, out: EncodedPart, name: str, vocabulary: ir.Table, part: Part) -> None:
         known = vocabulary.select("value", code=f"code_{part}").to_pyarrow().sort_by("value")

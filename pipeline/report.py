@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import read_json
-from pipeline.metrics import Labelled, map12, reciprocal_rank, weighted_mean
+from pipeline.metrics import Labelled, map12, weighted_mean
 from pipeline.schemas.encoded import Encoded, EncodedPart
 from pipeline.schemas.predictions import read_scores
 
@@ -118,7 +118,7 @@ class Files:
 
 
 def gather(files: Files, members: tuple[str, ...], baseline: str, submission: str) -> Report:
-    """Read a run's results. members: of the blend. baseline: the model whose score the oracle's gap is measured from."""
+    """Read a run's results. members: of the blend. baseline: the model from which the gap to the oracle is measured."""
     validation, submitted = Encoded(files.validation).part("target"), Encoded(files.submission).part("target")
     known = test_labels(files.truth, submitted)
 
@@ -127,7 +127,9 @@ def gather(files: Files, members: tuple[str, ...], baseline: str, submission: st
 
     future = np.asarray(validation.array("future"))
     chance = None if known is None else weighted_mean(random_map12(submitted.offsets), known[0].slices["future"])
-    scores = [Score(name="random order", validation=weighted_mean(random_map12(validation.offsets), future), test=chance)]
+    scores = [
+        Score(name="random order", validation=weighted_mean(random_map12(validation.offsets), future), test=chance)
+    ]
     paths = {name: files.predictions / f"{name}.parquet" for name in (baseline, *members)}
     for name, path in {**paths, "blend": files.blend / "submission.parquet"}.items():
         validated = read_json(files.metrics / f"{name}.json")["map12"]
@@ -158,7 +160,11 @@ def closed_gap(test: dict[str, float | None], baseline: str) -> float | None:
 
 def summary(report: Report) -> str:
     """The lines with which a run ends."""
-    lines = [f"submission: {report.submission}", "", f"{'MAP@12':<14}{'validation':>12}" + f"{'test':>12}" * _has_test(report)]
+    lines = [
+        f"submission: {report.submission}",
+        "",
+        f"{'MAP@12':<14}{'validation':>12}" + f"{'test':>12}" * _has_test(report),
+    ]
     for score in report.scores:
         shown = [score.validation, *([score.test] if _has_test(report) else [])]
         lines.append(f"{score.name:<14}" + "".join(f"{'-' if v is None else format(v, '.5f'):>12}" for v in shown))
@@ -170,7 +176,7 @@ def verdict(report: Report) -> str:
     """What the blend's score means: on the leaderboard if the data is real, against the oracle if it is simulated."""
     if report.source == "simulated":
         share = "an unknown share" if report.closed is None else f"{report.closed:.0%}"
-        return f"The blend closes {share} of the gap from ad CTR to the oracle, on test labels that the pipeline never saw."
+        return f"The blend closes {share} of the gap from ad CTR to the oracle, on test labels that it never saw."
     blended = next(score.validation for score in report.scores if score.name == "blend")
     return standing(blended or 0.0)
 

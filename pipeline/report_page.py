@@ -58,7 +58,8 @@ img { max-width: 100%; height: auto }
 <h2>The blend</h2>
 <p>Weights of the members' logits, chosen by: {{ report.weights.way }}.</p>
 <table>
-<tr><th>member</th><th>weight</th>{% for name in report.weights.members %}<th>correlation with {{ name }}</th>{% endfor %}</tr>
+<tr><th>member</th><th>weight</th>
+{% for name in report.weights.members %}<th>correlation with {{ name }}</th>{% endfor %}</tr>
 {% for name in report.weights.members %}
 {% set i = loop.index0 %}
 <tr><td>{{ name }}</td><td>{{ "%.3f" | format(report.weights.weights[i]) }}</td>
@@ -102,7 +103,9 @@ def slices_figure(slices: list[dict[str, Any]]) -> Figure:
         found = {row["slice"]: row["map12"] for row in slices if row["model"] == model}
         height = [names.index(name) + 0.12 * (i - (len(models) - 1) / 2) for name in found]
         marker = "D" if model == "blend" else "o"
-        axes.scatter(list(found.values()), height, label=model, color=colours[i % len(colours)], marker=marker, zorder=3)
+        axes.scatter(
+            list(found.values()), height, label=model, color=colours[i % len(colours)], marker=marker, zorder=3
+        )
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     axes.invert_yaxis()
     axes.set_xlabel("validation MAP@12")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import InputError
 from pipeline.core.files import atomic_path, read_json, remove, write_json
 from pipeline.core.progress import log
-from pipeline.metrics import evaluate
+from pipeline.metrics import DivergedError, evaluate
 from pipeline.models.base import Kind
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions
@@ -30,7 +30,8 @@ def train(
 ) -> NDArray[np.float32]:
     """Fit on history and score the target; the folder `out` gets the model and fit.json. Returns the scores.
 
-    Raises InputError if training shall stop early (options.length is None) on a target without labels.
+    Raises InputError if training shall stop early (options.length is None) on a target without labels, and DivergedError,
+    before anything is written, if the scores are not finite.
     """
     if options.length is None and not encoded.part("target").labelled:
         raise InputError(f"{encoded.folder}: its target has no labels to stop early by; give the model of validation")
@@ -38,6 +39,8 @@ def train(
     fitted = model.fit(encoded, options)
     target = encoded.part("target")
     score = model.predict(target)
+    if not np.isfinite(score).all():  # a refit measures nothing on its way, so nothing has told yet
+        raise DivergedError("scores must be finite; the model has diverged, try a smaller learning rate")
     with atomic_path(out) as partial:
         partial.mkdir()
         model.save(partial)
@@ -61,7 +64,9 @@ def write_metrics(name: str, score: NDArray[np.float32], encoded: Encoded, metri
     headline |= {f"map12_{p}": _rounded(by_slice[p]["map12"]) for p in ("present", "future") if p in by_slice}
     write_json(metrics, headline)
     write_json(slices, [{"model": name, **{k: _rounded(v) for k, v in row.items()}} for row in rows])
-    log.info("%s: validation MAP@12 %.5f, AUC %.5f, log loss %.5f", name, *(rows[0][k] for k in ("map12", "auc", "logloss")))
+    log.info(
+        "%s: validation MAP@12 %.5f, AUC %.5f, log loss %.5f", name, *(rows[0][k] for k in ("map12", "auc", "logloss"))
+    )
 
 
 def _rounded(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Optuna over a model's search space, on a sample of displays; a study survives a kill and never loses a finished trial."""
+"""Optuna over a model's search space, on a sample of displays; a study survives a kill without losing a trial."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from pipeline.core.config import check
@@ -50,14 +50,17 @@ class TuningConfig:
         check(self.trials >= 0, f"trials: must be 0 or more, found {self.trials}")
         check(self.minutes is None or self.minutes >= 0, f"minutes: must be 0 or more, found {self.minutes}")
         check(self.displays >= 100, f"displays: must be 100 or more, found {self.displays}")
+        check(self.seed >= 0, f"seed: must be 0 or more, found {self.seed}")
 
 
-def tune(kind: Kind, config: Any, encoded: Encoded, runtime: RuntimeConfig, tuning: TuningConfig, journal: Path, out: Path) -> None:
+def tune(
+    kind: Kind, config: Any, encoded: Encoded, runtime: RuntimeConfig, tuning: TuningConfig, journal: Path, out: Path
+) -> None:
     """Write the winner's parameters to the YAML file `out`; it is empty if the defaults won.
 
     The study lies in `journal`, under a name that changes with the data, the defaults, the search space and the sample:
-    a second call goes on where the first one ended, a call on other data starts afresh. Each trial's sampler is seeded by
-    the number of finished trials, so a killed and resumed study tries the same sets as an undisturbed one.
+    a second call goes on where the first one ended, a call on other data starts afresh. Each trial's sampler is seeded
+    by the number of finished trials, so a killed and resumed study tries the same sets as an undisturbed one.
     """
     winner: dict[str, Any] = {}
     if tuning.trials and kind.search_space:
@@ -91,7 +94,7 @@ def _study(kind: Kind, config: Any, encoded: Encoded, tuning: TuningConfig, jour
     return study
 
 
-class _JournalLock(BaseJournalFileLock):
+class _JournalLock:
     """A lock that the kernel gives back when its holder dies.
 
     Optuna's own is a link beside the journal: a run that is killed while it writes leaves it behind, and where the
@@ -121,7 +124,9 @@ class _JournalLock(BaseJournalFileLock):
             self.release()
 
 
-def _search(study: optuna.Study, kind: Kind, config: Any, encoded: Encoded, runtime: RuntimeConfig, tuning: TuningConfig) -> None:
+def _search(
+    study: optuna.Study, kind: Kind, config: Any, encoded: Encoded, runtime: RuntimeConfig, tuning: TuningConfig
+) -> None:
     distributions = {name: _distribution(space) for name, space in kind.search_space.items()}
     started = time.monotonic()
     with bar(tuning.trials + 1, "tuning", "trial") as shown:
@@ -183,7 +188,7 @@ def _plain(value: Any) -> Any:
 
 
 def sample(encoded: Encoded, displays: int, seed: int, out: Path) -> Encoded:
-    """A random share of the displays of both parts as an encoded split of its own; all of it if it has no more than that."""
+    """A random share of the displays of both parts as an encoded split of its own; all if there are no more."""
     parts = {part: encoded.part(part) for part in ("history", "target")}  # type: ignore[arg-type]
     total = sum(part.displays for part in parts.values())
     if total <= displays:

@@ -89,7 +89,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one r
             raise ParameterError(f"{where}: must be a mapping, found {value!r}")
         return {str(k): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if dataclasses.is_dataclass(hint):
-        return parse(typing.cast(type, hint), value, where)
+        return parse(typing.cast("type", hint), value, where)
     return _scalar(hint, value, where)
 
 

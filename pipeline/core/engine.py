@@ -54,7 +54,9 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.ibis.disconnect()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -105,7 +107,7 @@ class Engine:
             )
 
     def ranges(self, path: Path, column: str, rows: int = RANGE_ROWS) -> Iterator[ir.Table]:
-        """Cut a Parquet file, sorted by an integer column, into tables of about `rows` rows; equal values stay together.
+        """Cut a Parquet file, sorted by an integer column, into tables of about `rows` rows; equal values stay joined.
 
         The borders come from the statistics of the file's row groups, so nothing is read for them. At least one table
         comes, if only an empty one.
@@ -113,8 +115,8 @@ class Engine:
         table = self.table(path)
         borders = _borders(path, column, rows)
         for low, high in zip([None, *borders], [*borders, None], strict=True):
-            bounds = [*([] if low is None else [table[column] >= low]), *([] if high is None else [table[column] < high])]
-            yield table.filter(*bounds) if bounds else table
+            part = table if low is None else table.filter(table[column] >= low)
+            yield part if high is None else part.filter(part[column] < high)
 
     def by_ranges(
         self, path: Path, column: str, function: Callable[[ir.Table], ir.Table], order_by: Sequence[str]
@@ -142,9 +144,9 @@ class Engine:
         """
         with atomic_path(path) as partial, ThreadPoolExecutor(1) as background:
             writer, written, pending = None, 0, None
-            for result in self.by_ranges(source, column, function, order_by):
-                if numbered:
-                    result = result.add_column(0, "row", pa.array(np.arange(written, written + result.num_rows)))
+            for computed in self.by_ranges(source, column, function, order_by):
+                numbers = pa.array(np.arange(written, written + computed.num_rows))
+                result = computed.add_column(0, "row", numbers) if numbered else computed
                 if writer is None:
                     writer = pq.ParquetWriter(partial, result.schema, compression="zstd")
                 if pending is not None:

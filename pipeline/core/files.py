@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` (file or folder); on success it takes the place of `path`, on failure it is removed.
+    """Yield a temporary path beside `path` (file or folder), which takes its place on success and goes on failure.
 
     A temporary path that an earlier, killed run left behind is removed first.
     """
@@ -25,7 +24,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield partial
         if path.is_dir() or partial.is_dir():
             remove(path)  # a folder cannot be renamed over another
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         remove(partial)
 

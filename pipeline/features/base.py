@@ -28,8 +28,8 @@ class Inputs:
     """What a group is computed from.
 
     impressions: the rows to describe, a range of whole displays; windows over `display_id` are exact. history: the
-    impressions of the split's whole history, the only rows whose labels may be used. table: a typed table by name. once:
-    wraps a look-up that is the same for all ranges, so that it is computed at the first. For page views, keep to
+    impressions of the split's whole history, the only rows whose labels may be used. table: a typed table by name.
+    once: wraps a look-up that is the same for all ranges, so that it is computed at the first. For page views, keep to
     `info.views_until`.
     """
 
@@ -64,9 +64,7 @@ def load_group(name: str) -> Group:
     return group
 
 
-def write_group(
-    engine: Engine, name: str, split: Path, tables: Path, smoothing: SmoothingConfig, out: Path
-) -> None:
+def write_group(engine: Engine, name: str, split: Path, tables: Path, smoothing: SmoothingConfig, out: Path) -> None:
     """Compute both parts of a group into the folder `out`, whole or not at all.
 
     Raises ValueError if the group's result is not aligned with the impressions or not what it declares: a bug in it.
@@ -104,8 +102,7 @@ def _columns(group: Group, inputs: Inputs) -> Callable[[ir.Table], ir.Table]:
 def _check_part(engine: Engine, group: Group, impressions: Path, path: Path) -> None:
     expected = engine.sql(f"SELECT count(*) FROM read_parquet('{impressions}')")[0][0]
     found, astray = engine.sql(
-        f"SELECT count(*), count(*) FILTER (row <> file_row_number) "
-        f"FROM read_parquet('{path}', file_row_number = true)"
+        f"SELECT count(*), count(*) FILTER (row <> file_row_number) FROM read_parquet('{path}', file_row_number = true)"
     )[0]
     if found != expected or astray:
         raise ValueError(f"{path}: {found} rows of which {astray} are out of order; expected {expected} in order")

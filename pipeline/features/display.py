@@ -39,8 +39,15 @@ GROUP = Group(
             column
             for key in KEYS
             for column in (
-                Column(name=f"{key}_rank", kind="numeric", dtype="float32", meaning=f"rank of the {key}'s lift, 1 = best"),
-                Column(name=f"{key}_gap", kind="numeric", dtype="float32", meaning=f"the {key}'s lift less the best rival's"),
+                Column(
+                    name=f"{key}_rank", kind="numeric", dtype="float32", meaning=f"rank of the {key}'s lift, 1 = best"
+                ),
+                Column(
+                    name=f"{key}_gap",
+                    kind="numeric",
+                    dtype="float32",
+                    meaning=f"the {key}'s lift less the best rival's",
+                ),
             )
         ),
     ),

@@ -1,4 +1,4 @@
-"""How often an ad, its document, campaign and advertiser were shown and clicked: what the ad CTR baseline knows, and more."""
+"""How often an ad, its document, campaign and advertiser were shown and clicked: the ad CTR baseline, and more."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def _count(history: ir.Table, by: list[str]) -> ir.Table:
 
 
 def counts_of_key(history: ir.Table, key: str, folds: int, part: Part) -> ir.Table:
-    """A look-up by `key` (for history also by `fold`): shows, clicks and expected clicks (in 1/UNITS) of a key's value."""
+    """A look-up by `key` (for history also by `fold`): its shows, clicks and expected clicks (in 1/UNITS)."""
     history = history.filter(history[key].notnull())
     total = _count(history, [key])
     if part == "target":

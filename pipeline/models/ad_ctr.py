@@ -1,4 +1,4 @@
-"""The competition's baseline: the smoothed click rate of the ad, (clicks + 12 b) / (shows + 12), b the mean click rate."""
+"""The competition's baseline: the smoothed click rate of the ad, (clicks + 12 b) / (shows + 12); b: the mean rate."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ SearchSpace = dict[str, Uniform | Choice]
 
 
 class Model(Protocol):
-    """`build` only stores the config; `fit` learns from history; `predict` gives the logit of every impression of a part."""
+    """`build` only stores the config; `fit` learns from history; `predict` gives a logit for every impression."""
 
     def fit(self, encoded: Encoded, options: FitOptions) -> Fitted: ...
 

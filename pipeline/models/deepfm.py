@@ -1,8 +1,8 @@
-"""DeepFM: Guo et al. 2017, "DeepFM: a factorization-machine based neural network for CTR prediction" (equations 1 to 4).
+"""DeepFM: Guo et al. 2017, "DeepFM: a factorization-machine based neural network for CTR prediction" (eq. 1 to 4).
 
-    logit = y_FM + y_DNN                                                              (eq. 1, before the sigmoid)
-    y_FM  = b + sum_i w_i + sum_{i<j} <e_i, e_j>                                      (eq. 2)
-    y_DNN = MLP([e_1, ..., e_F, numbers])                                             (eq. 3, 4), on the same embeddings
+logit = y_FM + y_DNN                                                              (eq. 1, before the sigmoid)
+y_FM  = b + sum_i w_i + sum_{i<j} <e_i, e_j>                                      (eq. 2)
+y_DNN = MLP([e_1, ..., e_F, numbers])                                             (eq. 3, 4), on the same embeddings
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.nn.training import Network, TrainingConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(TrainingConfig):
-    """embedding_dim: D. hidden: sizes of the MLP's layers; none makes it a factorization machine. dropout: after each."""
+    """embedding_dim: D. hidden: sizes of the MLP's layers; none: a factorization machine. dropout: after each layer."""
 
     embedding_dim: int = 8
     hidden: tuple[int, ...] = (128, 64)

@@ -177,7 +177,11 @@ class GradientBoostedTrees:
         }
 
     def _dataset(
-        self, part: EncodedPart, fields: Sequence[Field], parameters: dict[str, Any], reference: lgb.Dataset | None = None
+        self,
+        part: EncodedPart,
+        fields: Sequence[Field],
+        parameters: dict[str, Any],
+        reference: lgb.Dataset | None = None,
     ) -> lgb.Dataset:
         return lgb.Dataset(
             [_Columns(part, fields)],
@@ -200,7 +204,12 @@ class _EarlyStopping:
     """Measures MAP@12 every few rounds, remembers the best, and stops when it has not risen for long enough."""
 
     def __init__(self, config: Config, target: EncodedPart, options: FitOptions) -> None:
-        self.every, self.last, self.patience, self.report = config.evaluate_every, config.rounds, config.patience, options.report
+        self.every, self.last, self.patience, self.report = (
+            config.evaluate_every,
+            config.rounds,
+            config.patience,
+            options.report,
+        )
         self.labels = labels_of(target)
         self.best, self.best_round, self.stale, self.round = -1.0, 1, 0, 0
         self.curve: list[dict[str, float]] = []

@@ -59,8 +59,9 @@ class Batch:
         return len(self.display)
 
     def to(self, device: torch.device) -> Batch:
-        moved = {name: getattr(self, name) for name in self.__slots__}
-        return Batch(**{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
+        return Batch(**moved)
 
 
 class Reader:

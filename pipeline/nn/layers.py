@@ -1,4 +1,4 @@
-"""The parts of which the networks are made. Shapes: B rows, F fields (categorical, then multi-valued), D embedding size."""
+"""The parts that networks are made of. Shapes: B rows, F fields (categorical, then multi-valued), D embedding size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.nn.batches import Batch, Inputs
 
 
 class FieldEmbedding(nn.Module):
-    """Weight w_i and embedding e_i of every field, from one fused table of which a step only touches the rows that it reads.
+    """Weight w_i and embedding e_i of every field, from one fused table; a step only touches the rows that it reads.
 
     A multi-valued field is the weighted sum of its values.
     """

@@ -1,4 +1,4 @@
-"""The one training loop of all networks: batches of whole displays, early stopping by MAP@12, checkpoints that survive a kill."""
+"""The one training loop of all networks: whole displays, early stopping by MAP@12, checkpoints that survive a kill."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Network(nn.Module):
 
 @dataclass(slots=True)
 class _Progress:
-    """Where a fit stands; with the states of network, optimisers and random numbers it is all that a checkpoint holds."""
+    """Where a fit stands; with the states of network, optimisers and random numbers it makes a checkpoint."""
 
     epoch: int = 0
     step: int = 0  # within the epoch
@@ -96,7 +96,7 @@ class _Progress:
 
 
 class NetworkTrainer:
-    """Fits one network on a part of a split; `network` is left with the weights of the best evaluation (or the last step)."""
+    """Fits one network; `network` is left with the weights of the best evaluation, or of the last step without any."""
 
     def __init__(
         self, network: Network, inputs: Inputs, config: TrainingConfig, runtime: RuntimeConfig, history: EncodedPart
@@ -125,7 +125,7 @@ class NetworkTrainer:
         checkpoint: Path | None,
         report: Callable[[int, float], None],
     ) -> _Progress:
-        """Train for `length` epochs, or until MAP@12 of `target` stops rising; goes on from `checkpoint` if there is one."""
+        """Train for `length` epochs, or until MAP@12 of `target` stops rising; goes on from `checkpoint` if it exists."""
         if checkpoint is not None:
             self._restore(checkpoint)
         total = self.config.epochs * self.batches if length is None else max(1, round(length * self.batches))

@@ -9,7 +9,7 @@
         ad_id.npy                   (N,) uint32
         clicked.npy                 (N,) uint8, not there where the label is unknown
         fields/FIELD.npy            (N,) int32 codes of a categorical field, or float32 of a numeric one (NaN: unknown)
-        fields/FIELD.offsets.npy    (N + 1,) int64, with FIELD.ids.npy int32 and FIELD.weights.npy float32: a multi-valued one
+        fields/FIELD.offsets.npy    (N + 1,) int64, with FIELD.ids.npy int32, FIELD.weights.npy float32: multi-valued
 
 Codes count from 0 within their field: 0 is "unknown", then come the buckets of rare values by their frequency, then the
 frequent values, most frequent first. What reads them fuses the fields that it uses into one id space (`fuse`), so that
@@ -18,7 +18,7 @@ a model's table holds no row for a field that it does not read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -113,7 +113,7 @@ class Encoded:
         return [field for name, field in self.fields.items() if field.group in groups or name in names]
 
 
-def write_fields(folder: Path, fields: Sequence[Field], parts: dict[str, dict[str, int]], digest: str) -> None:
+def write_fields(folder: Path, fields: Sequence[Field], parts: Mapping[Part, dict[str, int]], digest: str) -> None:
     """digest: changes whenever the arrays' contents do, so that a checkpoint can tell whether it still fits."""
     write_json(folder / "fields.json", {"fields": [asdict(f) for f in fields], "parts": parts, "digest": digest})
 

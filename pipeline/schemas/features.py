@@ -1,7 +1,8 @@
 """The border between features and encode: data/features/SPLIT/GROUP/{history,target}.parquet and columns.json.
 
 Every file has the rows of its impressions in their order, their columns `row` (to prove it) and `first` (to count
-displays), and the columns that the group declares. columns.json says what they are, so that what reads them needs none of the code that made them.
+displays), and the columns that the group declares. columns.json says what they are, so that what reads them needs none
+of the code that made them.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ def read_scores(path: Path, part: EncodedPart) -> NDArray[np.float32]:
     """The scores (N,) of a predictions file; InputError if it is not about this target."""
     table = pq.read_table(path, columns=["ad_id", "score"])
     if table.num_rows != part.rows or not np.array_equal(table["ad_id"].to_numpy(), part.array("ad_id")):
-        raise InputError(f"{path}: expected the {part.rows} impressions of {part.folder}, found others; run its stage again")
+        raise InputError(
+            f"{path}: expected the {part.rows} impressions of {part.folder}, found others; run its stage again"
+        )
     return np.asarray(table["score"].to_numpy(), dtype=np.float32)
 
 
@@ -58,7 +60,7 @@ def labels_of(part: EncodedPart) -> Labelled:
 
 
 def within_display_logits(score: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Scores that only rank (log-odds between the ads of a display) as logits: softmax over each display, then its logit."""
+    """Scores that only rank the ads of a display (log-odds between them) as logits: of the softmax over the display."""
     result = np.empty(len(score), dtype=np.float32)
     for start in range(0, len(offsets) - 1, _CHUNK_DISPLAYS):
         borders = offsets[start : start + _CHUNK_DISPLAYS + 1]

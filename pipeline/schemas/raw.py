@@ -42,7 +42,7 @@ def _text(name: str, *, optional: bool = False) -> RawColumn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawFile:
-    """A file of the competition: NAME.csv, NAME.csv.zip or NAME.parquet. `required`: whether a run can do without it."""
+    """A file of the competition: NAME.csv, NAME.csv.zip or NAME.parquet. required: no run can do without it."""
 
     name: str
     columns: tuple[RawColumn, ...] = field(repr=False)
@@ -53,7 +53,9 @@ class RawFile:
         return tuple(column.name for column in self.columns)
 
 
-_TIMESTAMP = RawColumn(name="timestamp", sql="BIGINT", pattern=r"-?[0-9]{1,18}", expected="milliseconds after the epoch")
+_TIMESTAMP = RawColumn(
+    name="timestamp", sql="BIGINT", pattern=r"-?[0-9]{1,18}", expected="milliseconds after the epoch"
+)
 _PLATFORM = RawColumn(name="platform", sql="VARCHAR", pattern=r"[123]|\\N", expected=r"1, 2, 3 or \N", optional=True)
 _GEO = _text("geo_location", optional=True)
 _SCORE = RawColumn(name="confidence_level", sql="FLOAT", pattern=_CONFIDENCE, expected="a number")

@@ -20,7 +20,7 @@ class DataConfig:
 
     source: where the raw files come from.
     directory: the folder that `source: directory` reads in place.
-    page_views: which file of page views is used; `full` falls back to the sample, with a warning, if there is no page_views.
+    page_views: which file of page views is used; `full` falls back to the sample, with a warning.
     """
 
     source: Literal["simulated", "kaggle", "directory"]
@@ -46,7 +46,7 @@ def wanted(page_views: PageViews) -> list[str]:
 
 
 def find_files(folder: Path) -> dict[str, Path]:
-    """Every raw file that lies in `folder` as NAME.parquet, NAME.csv or NAME.csv.zip; InputError if a required one is missing."""
+    """The raw files in `folder`: NAME.parquet, NAME.csv or NAME.csv.zip; InputError if a required one is missing."""
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder with the competition's files, found none; set data.directory")
     found = {}

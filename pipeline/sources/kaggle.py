@@ -152,7 +152,7 @@ class KaggleSource:
                 except OSError as error:
                     raise InputError(f"{partial}: cannot be written: {error.strerror}; check its disk") from None
                 patience.after(failure, progressed=_size(partial) > before)
-        os.replace(partial, self.folder / entry["file"])
+        partial.replace(self.folder / entry["file"])
         self._note(file.name, entry)
         log.info("%s: downloaded, %d bytes, md5 %s", file.listed, entry["size"], entry["md5"])
 

@@ -150,7 +150,7 @@ class Kaggle:
         self.api = self.call("signing in", _authenticate)
         self._client = self.api.build_kaggle_client()
         self._client.__enter__()
-        self._session = self._client.http_client()._session  # the client has no public way to set a timeout
+        self._session = self._client.http_client()._session  # noqa: SLF001 - the client has no public way to set a timeout
         self._session.mount("https://", _TimeoutAdapter())
         self._session.mount("http://", _TimeoutAdapter())
         self._session.headers["Accept-Encoding"] = "identity"  # sizes and ranges count the file's own bytes
@@ -235,7 +235,7 @@ class _TimeoutAdapter(HTTPAdapter):
 
 def _status(response: requests.Response) -> int:
     """The status of a refusal: the client also raises on an error whose code stands in the body alone."""
-    if response.status_code >= 400:  # noqa: PLR2004
+    if response.status_code >= 400:
         return response.status_code
     try:
         return int(response.json()["code"])

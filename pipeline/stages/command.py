@@ -23,7 +23,7 @@ def parser(module_doc: str | None, **paths: str) -> argparse.ArgumentParser:
 
 
 def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
-    """Run a stage: log lines and errors go to stderr; a UserError is told without a traceback and exits with status 1."""
+    """Run a stage: log lines and errors go to stderr; a UserError is told without a traceback, with exit status 1."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pipeline").setLevel(logging.INFO)
     try:

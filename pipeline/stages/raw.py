@@ -15,10 +15,10 @@ def _source(data: DataConfig, params: Path, out: Path, truth: Path, downloads: P
     if data.source == "simulated":
         return SimulatedSource(section(params, "simulation", SimulationConfig), out, truth)
     if data.source == "kaggle":
-        from pipeline.sources.kaggle import KaggleSource  # noqa: PLC0415 - brings Kaggle's client, which few runs need
+        from pipeline.sources.kaggle import KaggleSource
 
         return KaggleSource(downloads, data.page_views)
-    from pipeline.sources.directory import DirectorySource  # noqa: PLC0415
+    from pipeline.sources.directory import DirectorySource
 
     return DirectorySource(Path(data.directory), data.page_views)
 
