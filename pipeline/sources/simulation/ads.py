@@ -89,9 +89,10 @@ class Ads:
             setattr(self, name, getattr(self, name)[order])
         begin = np.maximum(start[order], 0.0)
         end = begin + days[order]
+        self._life = np.clip(np.ceil(days[order] * _BLOCKS_A_DAY), 1, BLOCKS)
         self.start = (begin * _BLOCKS_A_DAY).astype(np.int32)
         self.stop = np.clip(np.ceil(end * _BLOCKS_A_DAY), self.start + 1, BLOCKS).astype(np.int32)
-        self.start[:EVERGREENS], self.stop[:EVERGREENS] = 0, BLOCKS
+        self.start[:EVERGREENS], self.stop[:EVERGREENS], self._life[:EVERGREENS] = 0, BLOCKS, BLOCKS
 
     def _make_popularity(self, scale: Scale) -> None:
         stream = Stream(self._seed, "ads.popularity")
@@ -103,8 +104,8 @@ class Ads:
         largest = np.clip(_LARGEST_TO_MEAN / self.count, *_LARGEST_SHARE)
         for _ in range(20):  # the cap lowers the total, hence the cap
             shows = np.minimum(shows, largest * shows.sum())
-        blocks = self.stop - self.start
-        self.weight: F64 = shows / blocks
+        # over the life that an ad would have had: one that starts in the last days is not shown the more often for it
+        self.weight: F64 = shows / self._life
 
     def _make_quality(self) -> None:
         """Of one spread over all impressions in every world; else the few most shown ads would make it easy or hard."""
