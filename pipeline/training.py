@@ -30,8 +30,8 @@ def train(
 ) -> NDArray[np.float32]:
     """Fit on history and score the target; the folder `out` gets the model and fit.json. Returns the scores.
 
-    Raises InputError if training shall stop early (options.length is None) on a target without labels, and DivergedError,
-    before anything is written, if the scores are not finite.
+    Raises, before anything is written, InputError if training shall stop early (options.length is None) on a target
+    without labels, and DivergedError if the scores are not finite.
     """
     if options.length is None and not encoded.part("target").labelled:
         raise InputError(f"{encoded.folder}: its target has no labels to stop early by; give the model of validation")

@@ -147,13 +147,16 @@ class GradientBoostedTrees:
         multi = [name for name in self.config.fields if name in encoded.fields and encoded.fields[name].kind == "multi"]
         if multi:
             raise ParameterError(f"fields {multi}: have several values a row, which trees do not read; leave them out")
-        return [
+        chosen = [
             field
             for field in encoded.select(self.config.groups, self.config.fields)
             if field.kind == "numeric"
             or field.name in self.config.fields
             or (field.kind == "categorical" and field.twin is None and field.size <= self.config.max_categories)
         ]
+        if not chosen:
+            raise ParameterError(f"groups {list(self.config.groups)}: hold no field that trees read; name some in `fields`")
+        return chosen
 
     def _parameters(self, cores: int) -> dict[str, Any]:
         c = self.config

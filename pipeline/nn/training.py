@@ -125,7 +125,7 @@ class NetworkTrainer:
         checkpoint: Path | None,
         report: Callable[[int, float], None],
     ) -> _Progress:
-        """Train for `length` epochs, or until MAP@12 of `target` stops rising; goes on from `checkpoint` if it exists."""
+        """Train for `length` epochs, or until MAP@12 of `target` stops rising; go on from `checkpoint` if it exists."""
         if checkpoint is not None:
             self._restore(checkpoint)
         total = self.config.epochs * self.batches if length is None else max(1, round(length * self.batches))

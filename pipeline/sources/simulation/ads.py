@@ -28,7 +28,7 @@ _VIEWABLE_RARE = 0.40
 _VIEWABLE_HEAD = 0.15
 _HEAD = 0.15
 #: Days before day 0 from which campaigns may still run, and how many days an ad usually runs.
-_OLDEST = 60.0
+_OLDEST = 50.0
 _LIFE = 35.0
 _BLOCKS_A_DAY = 24 // BLOCK_HOURS
 

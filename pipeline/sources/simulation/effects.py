@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: Standard deviations of the random effects and coefficients of the others, in log-odds.
 EFFECTS = {
-    "quality": 0.97,  # of the sum of the next five, over all impressions; these set its parts' proportions
+    "quality": 0.94,  # of the sum of the next five, over all impressions; these set its parts' proportions
     "advertiser": 0.45,
     "campaign": 0.55,
     "ad": 0.60,
