@@ -16,6 +16,7 @@ from pipeline.metrics import Labelled, map12, weighted_mean
 from pipeline.schemas.encoded import Encoded, EncodedPart
 from pipeline.schemas.predictions import read_scores
 
+TEST_DISPLAYS = 6_245_533
 #: MAP@12 on the real private leaderboard (one cross-validated), best first.
 LEADERBOARD = (
     (0.701, "the competition's first and second place"),
@@ -44,12 +45,13 @@ class Score:
 class Report:
     """All that the summary and the page show.
 
-    closed: the share of the gap between ad CTR and the oracle that the blend closes on test; None unless the world is
-    simulated.
+    whole: the test set has as many displays as the competition's, so it is the competition's. closed: the share of the
+    gap between ad CTR and the oracle that the blend closes on test; None unless the world is simulated.
     """
 
     source: str
     submission: str
+    whole: bool
     scores: list[Score]
     closed: float | None
     weights: dict[str, Any]
@@ -142,6 +144,7 @@ def gather(files: Files, members: tuple[str, ...], baseline: str, submission: st
     return Report(
         source=read_json(files.manifest)["source"],
         submission=submission,
+        whole=submitted.displays == TEST_DISPLAYS,
         scores=scores,
         closed=closed,
         weights=read_json(files.blend / "weights.json"),
@@ -178,7 +181,8 @@ def verdict(report: Report) -> str:
         share = "an unknown share" if report.closed is None else f"{report.closed:.0%}"
         return f"The blend closes {share} of the gap from ad CTR to the oracle, on test labels that it never saw."
     blended = next(score.validation for score in report.scores if score.name == "blend")
-    return standing(blended or 0.0)
+    text = standing(blended or 0.0)
+    return text if report.whole else f"These are not the competition's whole files, so take it with caution: {text}"
 
 
 def _has_test(report: Report) -> bool:
