@@ -25,7 +25,7 @@ test: $(READY)  ## check the code and run all tests
 	python -m pytest -n 2
 
 notebooks: $(READY)  ## run the notebooks on the current tables and keep their pictures
-	cd notebooks && for script in [0-9]*.py; do jupytext --to ipynb --execute $$script || exit 1; done
+	python notebooks/refresh.py
 
 readme: $(READY)  ## quote the last run's summary and the tree in README.md
 	python tools/readme.py

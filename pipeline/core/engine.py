@@ -48,7 +48,6 @@ class Engine:
             temp_directory=str(self._scratch),
             preserve_insertion_order=True,
         )
-        self.sql("SET enable_progress_bar = false")
         self.sql("SET TimeZone = 'UTC'")
 
     def __enter__(self) -> Engine:

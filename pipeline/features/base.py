@@ -14,7 +14,6 @@ from pathlib import Path
 
 import ibis.expr.types as ir
 
-from pipeline.core.config import read_yaml
 from pipeline.core.engine import Engine
 from pipeline.core.errors import ParameterError
 from pipeline.core.files import atomic_path
@@ -109,15 +108,3 @@ def _check_part(engine: Engine, group: Group, impressions: Path, path: Path) -> 
     names = engine.table(path).columns
     if list(names) != [*ALIGNMENT, *(column.name for column in group.columns)]:
         raise ValueError(f"{path}: columns {names} are not what the group declares")
-
-
-def feature_names(params: Path) -> list[str]:
-    """The list `features` of params.yaml; ParameterError if it is empty, holds a name twice or an unknown group."""
-    names = read_yaml(params).get("features")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ParameterError(f"{params}: features: expected a list of feature groups, found {names!r}")
-    if len(set(names)) < len(names):
-        raise ParameterError(f"{params}: features: a group stands twice in {names}")
-    for name in names:
-        load_group(name)
-    return names

@@ -101,6 +101,7 @@ class Geography:
         return pa.schema([*fields[:at], *[pa.field(name, pa.string()) for name in self.PARTS], *fields[at + 1 :]])
 
     def split(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Replace geo_location by country, state and dma, and count the forms that say nothing."""
         at = batch.schema.get_field_index("geo_location")
         values: list[str] = batch.column(at).dictionary.to_pylist()
         codes = batch.column(at).indices

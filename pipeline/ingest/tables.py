@@ -65,6 +65,7 @@ def promoted_content(build: Build) -> None:
 
 
 def documents_meta(build: Build) -> None:
+    """Source, publisher and time of publication of each document; times that cannot be are null, and counted."""
     staged = stage(build, "documents_meta", "document_id")
     check_duplicates(build, staged, "duplicate_key")
     implausible = " OR ".join(_IMPLAUSIBLE.values())

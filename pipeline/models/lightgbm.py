@@ -156,7 +156,7 @@ class GradientBoostedTrees:
         ]
         if not chosen:
             raise ParameterError(
-                f"groups {list(self.config.groups)}: hold no field that trees read; name some in `fields`"
+                f"groups {list(self.config.groups)}: hold no field that trees read; name `fields`"
             )
         return chosen
 

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.core.config import read_yaml
+from pipeline.core.errors import ParameterError
 from pipeline.core.files import read_json, write_json
 
 #: categorical: one id or text, null if unknown. multi: a list of {id, weight}. numeric: a number, null if unknown.
@@ -44,3 +46,13 @@ def write_columns(folder: Path, columns: tuple[Column, ...]) -> None:
 
 def read_columns(folder: Path) -> tuple[Column, ...]:
     return tuple(Column(**column) for column in read_json(folder / "columns.json"))
+
+
+def feature_names(params: Path) -> list[str]:
+    """The list `features` of params.yaml; ParameterError if it is empty, no list, or holds a name twice."""
+    names = read_yaml(params).get("features")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ParameterError(f"{params}: features: expected a list of feature groups, found {names!r}")
+    if len(set(names)) < len(names):
+        raise ParameterError(f"{params}: features: a group stands twice in {names}")
+    return names

@@ -78,6 +78,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
+        """What an exception of the client, of requests or of the connection means for the user."""
         if isinstance(error, TransferError):
             return cls(reason=str(error), tries=2)
         response = getattr(error, "response", None)

@@ -11,10 +11,11 @@ from pipeline.core.errors import ParameterError
 from pipeline.core.files import write_json
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.encode import EncodeConfig
-from pipeline.features.base import feature_names
+from pipeline.features.base import load_group
 from pipeline.features.smoothing import SmoothingConfig
 from pipeline.ingest.config import IngestConfig
 from pipeline.models.base import model_config
+from pipeline.schemas.features import feature_names
 from pipeline.sources.base import DataConfig
 from pipeline.sources.simulated import SimulationConfig
 from pipeline.split import SplitConfig
@@ -44,7 +45,8 @@ def check_params(params: Path) -> None:
             raise ParameterError(f"{params}: unknown section {name!r}; {hint}")
     for name, config in SECTIONS.items():
         section(params, name, config)
-    feature_names(params)
+    for name in feature_names(params):
+        load_group(name)
     models = read_yaml(params).get("models") or {}
     for name in models:
         model_config(params, name)

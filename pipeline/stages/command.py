@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,9 @@ def parser(module_doc: str | None, **paths: str) -> argparse.ArgumentParser:
 
 def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
     """Run a stage: log lines and errors go to stderr; a UserError is told without a traceback, with exit status 1."""
+    # OpenMP's threads must sleep, not spin, when they wait, or they take the cores from the threads that read the next
+    # rows. It is read when torch or LightGBM is loaded, which no stage does before its main.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pipeline").setLevel(logging.INFO)
     try:

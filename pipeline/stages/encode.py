@@ -6,7 +6,7 @@ from pipeline.core.config import section
 from pipeline.core.engine import Engine
 from pipeline.core.runtime import runtime
 from pipeline.encode import EncodeConfig, encode_split
-from pipeline.features.base import feature_names
+from pipeline.schemas.features import feature_names
 from pipeline.stages.command import parser, run
 
 

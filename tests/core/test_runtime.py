@@ -1,0 +1,39 @@
+"""What the machine may be asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.config import parse
+from pipeline.core.errors import ParameterError
+from pipeline.core.runtime import RuntimeConfig, temporary_folder
+
+
+@pytest.mark.parametrize("size", ["8GB", "300MB", "1.5 GB", "2GiB"])
+def test_sizes(size: str) -> None:
+    assert RuntimeConfig(memory_limit=size).memory_limit == size
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"memory_limit": "8"},
+        {"memory_limit": "much"},
+        {"memory_limit": "8 GB each"},
+        {"threads": -1},
+        {"device": "tpu"},
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ParameterError, match=next(iter(wrong))):
+        parse(RuntimeConfig, wrong, "runtime")
+
+
+def test_the_temporary_folder_goes(tmp_path: Path) -> None:
+    runtime = RuntimeConfig(temp_directory=str(tmp_path / "spill"))
+    with temporary_folder(runtime) as folder:
+        (folder / "deep").mkdir()
+        assert folder.parent == (tmp_path / "spill").resolve()
+    assert list((tmp_path / "spill").iterdir()) == []

@@ -1,0 +1,267 @@
+"""What every feature group promises: rows in order, columns as declared, and no label where it does not belong."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.core.engine import Engine
+from pipeline.core.runtime import RuntimeConfig
+from pipeline.features.base import write_group
+from pipeline.features.smoothing import SmoothingConfig
+from pipeline.metrics import reciprocal_rank
+from pipeline.schemas.features import MULTI_TYPE, read_columns
+from pipeline.schemas.impressions import PARTS, SplitInfo
+from tests.discovery import feature_groups
+
+GROUPS = feature_groups()
+OUT_OF_FOLD = [name for name, group in GROUPS.items() if group.scope == "out-of-fold"]
+OTHERS = [name for name, group in GROUPS.items() if group.scope != "out-of-fold"]
+TIME_CAUSAL = [name for name, group in GROUPS.items() if group.scope == "time-causal"]
+SHUFFLES = 3
+
+Compute = Callable[..., Path]
+Labels = NDArray[np.uint8]
+
+
+@pytest.fixture
+def compute(tables: Path, splits: dict[str, Path], runtime: RuntimeConfig, tmp_path: Path) -> Compute:
+    """compute(group, name): the group for the validation split, or for a changed one, in a folder of that name."""
+
+    def run(group: str, name: str, split: Path = splits["validation"], tables: Path = tables) -> Path:
+        with Engine(runtime) as engine:
+            write_group(engine, group, split, tables, SmoothingConfig(folds=5, strength=12.0), tmp_path / name)
+        return tmp_path / name
+
+    return run
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def relabelled(split: Path, copy: Path, part: str, change: Callable[[pa.Table], Labels]) -> Path:
+    """A copy of a split with other labels in one part."""
+    shutil.copytree(split, copy)
+    table = pq.read_table(copy / f"{part}.parquet")
+    at = table.column_names.index("clicked")
+    changed = table.set_column(at, "clicked", pa.array(change(table), pa.uint8()))
+    assert changed["clicked"] != table["clicked"]
+    pq.write_table(changed, copy / f"{part}.parquet")
+    return copy
+
+
+def starts_of(table: pa.Table) -> NDArray[np.int64]:
+    return np.flatnonzero(table["first"].to_numpy())
+
+
+def shuffle_within_displays(seed: int) -> Callable[[pa.Table], Labels]:
+    def shuffle(table: pa.Table) -> Labels:
+        starts = starts_of(table)
+        lengths = np.diff([*starts, table.num_rows])
+        clicked = np.zeros(table.num_rows, np.uint8)
+        clicked[starts + np.random.default_rng(seed).integers(0, lengths)] = 1
+        return clicked
+
+    return shuffle
+
+
+def test_groups_were_found() -> None:
+    assert {"ids", "context", "rates", "display"} <= set(GROUPS)
+    assert OUT_OF_FOLD
+    assert OTHERS
+
+
+def test_names_are_unique_over_all_groups_and_twins() -> None:
+    names = [column.name for group in GROUPS.values() for column in group.columns]
+    twins = [f"{c.name}_bucket" for group in GROUPS.values() for c in group.columns if c.kind == "numeric"]
+    assert sorted({*names, *twins}) == sorted([*names, *twins])
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_declarations_make_sense(name: str) -> None:
+    for column in GROUPS[name].columns:
+        dtype = ibis.dtype(column.dtype)
+        fits = {
+            "categorical": dtype.is_integer() or dtype.is_string(),
+            "multi": column.dtype == MULTI_TYPE,
+            "numeric": dtype.is_float32(),
+        }
+        assert fits[column.kind], column
+        assert column.meaning, column
+        assert column.name.isidentifier(), column
+    assert GROUPS[name].scope in ("static", "time-causal", "out-of-fold")
+    assert GROUPS[name].columns
+
+
+@pytest.mark.parametrize("split", ["validation", "submission"])
+@pytest.mark.parametrize("name", GROUPS)
+def test_rows_order_columns_and_types(
+    splits: dict[str, Path], features: dict[str, Path], name: str, split: str
+) -> None:
+    folder, columns = features[split] / name, GROUPS[name].columns
+    assert read_columns(folder) == columns
+    for part in PARTS:
+        impressions, table = pq.read_table(splits[split] / f"{part}.parquet"), pq.read_table(folder / f"{part}.parquet")
+        assert table.column_names == ["row", "first", *(column.name for column in columns)]
+        assert table["row"].equals(impressions["row"])
+        assert table["first"].equals(impressions["first"])
+        for column in columns:
+            assert table.schema.field(column.name).type == ibis.dtype(column.dtype).to_pyarrow(), column
+            assert table[column.name].null_count < table.num_rows, f"{column.name} is always unknown"
+            if column.kind == "numeric":
+                values = table[column.name].drop_null().to_numpy()
+                assert np.isfinite(values).all(), f"{column.name}: unknown is null, and there is no infinity"
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_display_columns_are_the_same_for_all_ads_of_a_display(features: dict[str, Path], name: str) -> None:
+    for part in PARTS:
+        table = pq.read_table(features["validation"] / name / f"{part}.parquet")
+        starts = starts_of(table)
+        first_row = np.repeat(starts, np.diff([*starts, table.num_rows]))
+        for column in GROUPS[name].columns:
+            if column.per == "display":
+                first = table[column.name].take(pa.array(first_row))
+                assert table[column.name].to_pylist() == first.to_pylist(), column.name
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_same_bytes_twice(features: dict[str, Path], compute: Compute, name: str) -> None:
+    assert content(compute(name, "again")) == content(features["validation"] / name)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_short_ranges_change_nothing(
+    splits: dict[str, Path],
+    features: dict[str, Path],
+    compute: Compute,
+    tmp_path: Path,
+    short_ranges: Callable[[Path, Path], Path],
+    name: str,
+) -> None:
+    """Ranges are for the memory's sake: windows, look-ups and order must not depend on where they begin."""
+    folder = compute(name, "short", short_ranges(splits["validation"], tmp_path / "split"))
+    for part in PARTS:
+        found, whole = (pq.read_table(f / f"{part}.parquet") for f in (folder, features["validation"] / name))
+        assert found.equals(whole), part
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_labels_of_the_target_change_nothing(
+    splits: dict[str, Path], features: dict[str, Path], compute: Compute, tmp_path: Path, name: str
+) -> None:
+    split = relabelled(splits["validation"], tmp_path / "split", "target", shuffle_within_displays(1))
+    assert content(compute(name, "relabelled", split)) == content(features["validation"] / name)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_labels_change_no_group_that_declares_not_to_read_them(
+    splits: dict[str, Path], features: dict[str, Path], compute: Compute, tmp_path: Path, name: str
+) -> None:
+    split = relabelled(splits["validation"], tmp_path / "split", "history", shuffle_within_displays(1))
+    assert content(compute(name, "relabelled", split)) == content(features["validation"] / name)
+
+
+@pytest.mark.parametrize("at", [0.3, 0.7])
+@pytest.mark.parametrize("name", OUT_OF_FOLD)
+def test_a_display_does_not_know_its_own_click(
+    splits: dict[str, Path], features: dict[str, Path], compute: Compute, tmp_path: Path, name: str, at: float
+) -> None:
+    """Another ad of one display of history gets the click: that display's features stay, others change."""
+    history = pq.read_table(splits["validation"] / "history.parquet")
+    starts = starts_of(history)
+    display = int(at * len(starts))
+    own = np.zeros(history.num_rows, bool)
+    own[starts[display] : starts[display + 1]] = True
+
+    def swap(table: pa.Table) -> Labels:
+        clicked = table["clicked"].to_numpy().copy()
+        clicked[own] = np.roll(clicked[own], 1)
+        return clicked
+
+    split = relabelled(splits["validation"], tmp_path / "split", "history", swap)
+    swapped, before = compute(name, "swapped", split), features["validation"] / name
+    found, old = (pq.read_table(folder / "history.parquet") for folder in (swapped, before))
+    assert found.filter(pa.array(own)).equals(old.filter(pa.array(own)))
+    assert not found.equals(old), "the click is no part of any other display's features"
+    assert (swapped / "target.parquet").read_bytes() != (before / "target.parquet").read_bytes()
+
+
+@cache
+def by_chance(lengths: tuple[int, ...]) -> tuple[float, float]:
+    """Mean and standard error of MAP@12 when the click's rank in each display is uniform."""
+    ranks = [1 / np.arange(1, n + 1) for n in lengths]
+    means = np.array([r.mean() for r in ranks])
+    variances = np.array([(r**2).mean() for r in ranks]) - means**2
+    return float(means.mean()), float(np.sqrt(variances.sum()) / len(lengths))
+
+
+@pytest.mark.parametrize("name", OUT_OF_FOLD)
+def test_shuffled_labels_leave_no_signal(splits: dict[str, Path], compute: Compute, tmp_path: Path, name: str) -> None:
+    """With clicks that mean nothing, no column may rank history's own clicks better or worse than chance."""
+    columns = [column.name for column in GROUPS[name].columns if column.kind == "numeric"]
+    assert columns
+    gains: dict[str, list[NDArray[np.float64]]] = {}
+    lengths: list[int] = []
+    for seed in range(SHUFFLES):
+        split = relabelled(splits["submission"], tmp_path / f"split{seed}", "history", shuffle_within_displays(seed))
+        impressions = pq.read_table(split / "history.parquet")
+        table = pq.read_table(compute(name, f"shuffled{seed}", split) / "history.parquet")
+        offsets = np.append(starts_of(impressions), impressions.num_rows)
+        lengths += np.diff(offsets).tolist()
+        for column in columns:
+            value = np.nan_to_num(table[column].to_numpy().astype(np.float64))
+            for sign in (1, -1):
+                gain = reciprocal_rank(
+                    sign * value,
+                    impressions["clicked"].to_numpy(),
+                    offsets,
+                    impressions["display_id"].to_numpy()[offsets[:-1]],
+                    impressions["ad_id"].to_numpy(),
+                )
+                gains.setdefault(f"{'+-'[sign < 0]}{column}", []).append(gain)
+    expected, error = by_chance(tuple(lengths))
+    z = {column: (np.concatenate(gain).mean() - expected) / error for column, gain in gains.items()}
+    assert {column: value for column, value in z.items() if abs(value) > 4} == {}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_page_views_after_the_end_of_train_change_nothing(
+    tables: Path, splits: dict[str, Path], features: dict[str, Path], compute: Compute, tmp_path: Path, name: str
+) -> None:
+    until = SplitInfo.read(splits["validation"]).views_until
+    assert until is not None
+    cut = views_before(tables, tmp_path / "tables", until)
+    assert content(compute(name, "cut", tables=cut)) == content(features["validation"] / name)
+
+
+def views_before(tables: Path, copy: Path, time: int) -> Path:
+    shutil.copytree(tables, copy)
+    views = pq.read_table(copy / "page_views.parquet")
+    earlier = views.filter(pa.array(views["timestamp"].to_numpy() < time))
+    assert 0 < earlier.num_rows < views.num_rows
+    pq.write_table(earlier, copy / "page_views.parquet")
+    return copy
+
+
+@pytest.mark.parametrize("name", TIME_CAUSAL or [pytest.param("", marks=pytest.mark.skip(reason="no such group"))])
+def test_a_time_causal_group_does_not_know_what_comes_later(
+    tables: Path, splits: dict[str, Path], features: dict[str, Path], compute: Compute, tmp_path: Path, name: str
+) -> None:
+    history = pq.read_table(splits["validation"] / "history.parquet")
+    time = int(np.median(history["timestamp"].drop_null().to_numpy()))
+    folder = compute(name, "cut", tables=views_before(tables, tmp_path / "tables", time))
+    earlier = pa.array(history["timestamp"].fill_null(time).to_numpy() < time)
+    found, old = (pq.read_table(f / "history.parquet") for f in (folder, features["validation"] / name))
+    assert found.filter(earlier).equals(old.filter(earlier))
+    assert not found.equals(old)

@@ -1,0 +1,240 @@
+"""Logits against naive loops over the formula, gradients, and data drawn from a model that is learned back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.runtime import RuntimeConfig
+from pipeline.models.base import load_kind
+from pipeline.models.deepfm import Config as DeepFMConfig
+from pipeline.models.deepfm import DeepFM
+from pipeline.models.lr import Config as LogisticRegressionConfig
+from pipeline.models.lr import LogisticRegression
+from pipeline.nn.batches import Inputs, Reader
+from pipeline.nn.layers import fm
+from pipeline.nn.training import Network
+from pipeline.schemas.encoded import Encoded, EncodedPart
+from pipeline.schemas.fitting import FitOptions
+from tests.synthetic import MIXED, Bag, Displays, categorical, draw_clicks, mixed, multi, write_encoded, write_mixed
+
+Floats = NDArray[np.float64]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
+    return write_mixed(tmp_path_factory.mktemp("equations") / "encoded", displays=40, seed=5)
+
+
+def randomised(network: Network) -> Network:
+    """Every parameter is drawn, so that none hides behind its initial 0."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+def logits_of(network: Network, part: EncodedPart, inputs: Inputs) -> Floats:
+    with torch.no_grad():
+        return np.concatenate([network(batch).numpy() for _, batch in Reader(part, inputs, 7).in_order()]).astype(float)
+
+
+def naive_terms(
+    network: Network, encoded: Encoded, part: EncodedPart, row: int
+) -> tuple[list[float], list[Floats], Floats]:
+    """w_i and e_i of each field (categorical, then multi-valued) and the scaled numbers of a row, from the files."""
+    table = network.embed.table.weight.detach().numpy().astype(float)
+    by_kind: dict[str, list[Any]] = {"categorical": [], "multi": [], "numeric": []}
+    for f in encoded.fields.values():
+        by_kind[f.kind].append(f)
+    first, rows = 0, []
+    for f in by_kind["categorical"]:
+        rows.append(table[first + part.field(f.name)[row]])
+        first += f.size
+    for f in by_kind["multi"]:
+        start, end = part.field(f.name, "offsets")[row : row + 2]
+        total = np.zeros(table.shape[1])
+        for k in range(start, end):
+            total = total + part.field(f.name, "weights")[k] * table[first + part.field(f.name, "ids")[k]]
+        rows.append(total)
+        first += f.size
+    assert first == len(table)
+    numbers = [(float(part.field(f.name)[row]) - f.mean) / f.scale for f in by_kind["numeric"]]
+    return [r[0] for r in rows], [r[1:] for r in rows], np.array([0 if math.isnan(x) else x for x in numbers])
+
+
+def naive_linear(network: Network, weights: list[float], numbers: Floats) -> float:
+    logit = network.linear.bias.item()
+    for w in weights:
+        logit += w
+    for v, x in zip(network.linear.numbers.tolist(), numbers, strict=True):
+        logit += v * x
+    return logit
+
+
+def naive_fm(embeddings: list[Floats]) -> float:
+    total = 0.0
+    for i in range(len(embeddings)):
+        for j in range(i + 1, len(embeddings)):
+            total += sum(a * b for a, b in zip(embeddings[i], embeddings[j], strict=True))
+    return total
+
+
+def naive_mlp(network: DeepFM, embeddings: list[Floats], numbers: Floats) -> float:
+    x = np.concatenate([*embeddings, numbers])
+    linears = [m for m in network.mlp if isinstance(m, torch.nn.Linear)]
+    for layer in linears[:-1]:
+        w, b = layer.weight.detach().numpy().astype(float), layer.bias.detach().numpy().astype(float)
+        x = np.array([max(0.0, b[o] + sum(w[o, i] * x[i] for i in range(len(x)))) for o in range(len(b))])
+    return float(linears[-1].weight.detach().numpy().astype(float)[0] @ x)
+
+
+def test_lr(world: Encoded) -> None:
+    inputs, part = Inputs(list(world.fields.values())), world.part("history")
+    network = randomised(LogisticRegression(inputs, LogisticRegressionConfig()))
+    found = logits_of(network, part, inputs)
+    for row in range(part.rows):
+        weights, _, numbers = naive_terms(network, world, part, row)
+        assert found[row] == pytest.approx(naive_linear(network, weights, numbers), abs=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [(), (6,), (5, 4)])
+def test_deepfm(world: Encoded, hidden: tuple[int, ...]) -> None:
+    """Without a hidden layer it is a factorization machine: the linear part and all pairs."""
+    inputs, part = Inputs(list(world.fields.values())), world.part("history")
+    config = DeepFMConfig(embedding_dim=3, hidden=hidden, dropout=0.5)
+    network = randomised(DeepFM(inputs, config))
+    found, deep = logits_of(network, part, inputs), 0.0
+    for row in range(part.rows):
+        weights, embeddings, numbers = naive_terms(network, world, part, row)
+        expected = naive_linear(network, weights, numbers) + naive_fm(embeddings)
+        if hidden:
+            deep = naive_mlp(network, embeddings, numbers)
+        assert found[row] == pytest.approx(expected + deep, abs=1e-5)
+
+
+def test_deepfm_without_embeddings_is_lr(world: Encoded) -> None:
+    inputs, part = Inputs(list(world.fields.values())), world.part("history")
+    deepfm = randomised(DeepFM(inputs, DeepFMConfig(embedding_dim=2, hidden=())))
+    lr = LogisticRegression(inputs, LogisticRegressionConfig()).eval()
+    with torch.no_grad():
+        deepfm.embed.table.weight[:, 1:] = 0
+        lr.embed.table.weight.copy_(deepfm.embed.table.weight[:, :1])
+        lr.linear.load_state_dict(deepfm.linear.state_dict())
+    np.testing.assert_allclose(logits_of(deepfm, part, inputs), logits_of(lr, part, inputs), atol=1e-6)
+
+
+def test_gradient_of_fm() -> None:
+    random = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(3, 4, 5, dtype=torch.float64, generator=random, requires_grad=True)
+    assert torch.autograd.gradcheck(fm, (embeddings,))
+    expected = [naive_fm(list(row.detach().numpy())) for row in embeddings]
+    np.testing.assert_allclose(fm(embeddings).detach().numpy(), expected, rtol=1e-12)
+
+
+def test_gradient_of_the_table(world: Encoded) -> None:
+    """Of a sparse table that codes and weighted bags share: autograd against differences."""
+    inputs = Inputs(list(world.fields.values()))
+    network = randomised(DeepFM(inputs, DeepFMConfig(embedding_dim=2, hidden=(3,)))).double()
+    _, batch = next(Reader(world.part("history"), inputs, 6).in_order())
+    batch.numbers, batch.bag_weights = batch.numbers.double(), batch.bag_weights.double()
+    network(batch).square().sum().backward()
+    table = network.embed.table.weight
+    gradient, step = table.grad.to_dense(), 1e-6
+    touched = gradient.abs().sum(1).nonzero().flatten().tolist()
+    assert set(touched) == {*batch.codes.flatten().tolist(), *batch.bag_ids.tolist()}
+    with torch.no_grad():
+        for index in touched[::3]:
+            for column in range(3):
+                ends = []
+                for sign in (1, -2):
+                    table[index, column] += sign * step
+                    ends.append(float(network(batch).square().sum()))
+                table[index, column] += step
+                difference = (ends[0] - ends[1]) / (2 * step)
+                assert float(gradient[index, column]) == pytest.approx(difference, abs=1e-4, rel=1e-5)
+
+
+def test_ad_ctr(tmp_path: Path, runtime: RuntimeConfig) -> None:
+    """Against a count of each ad; an ad that history never showed has the mean click rate."""
+    random = np.random.default_rng(0)
+    history, target = mixed(random, 40), mixed(random, 20)
+    highest = int(history.ad_id.max())
+    shifted = np.where(target.ad_id % 5 == 0, highest + target.ad_id, target.ad_id)
+    target = replace(target, ad_id=shifted.astype(np.uint32))
+    encoded = write_encoded(tmp_path / "encoded", MIXED, history, target)
+    kind = load_kind("ad_ctr")
+    model = kind.build(kind.config(strength=3.0))
+    model.fit(encoded, FitOptions(runtime=runtime))
+    mean = history.clicked.sum() / history.rows
+    for ad, found in zip(target.ad_id, model.predict(encoded.part("target")), strict=True):
+        own = history.clicked[history.ad_id == ad]
+        rate = (own.sum() + 3.0 * mean) / (len(own) + 3.0)
+        assert found == pytest.approx(math.log(rate / (1 - rate)), abs=1e-5)
+    assert (target.ad_id > highest).any()
+
+
+# --- recovery -----------------------------------------------------------------------------------------------------
+
+
+def drawn(
+    random: np.random.Generator, displays: int, truth: dict[str, Floats], products: bool
+) -> tuple[Displays, Floats]:
+    """Displays of 5 ads of one page and one user, clicked by the true logits: w_i, and with `products` <e_i, e_j>."""
+    lengths = np.full(displays, 5)
+    columns = {
+        "ad": np.concatenate([random.choice(20, 5, replace=False) for _ in range(displays)]),
+        "page": np.repeat(random.integers(0, 10, displays), 5),
+        "topic": Bag.of([[(int(random.integers(8)), 1.0)] for _ in range(5 * displays)]),
+    }
+    topic = columns["topic"].ids
+    e_ad, e_page, e_topic = truth["ad"][columns["ad"]], truth["page"][columns["page"]], truth["topic"][topic]
+    logit = e_ad[:, 0] + e_topic[:, 0]
+    if products:
+        logit = logit + ((e_ad * e_page + e_ad * e_topic + e_page * e_topic)[:, 1:]).sum(1)
+    return Displays(lengths, columns, draw_clicks(random, logit, lengths)), logit
+
+
+def listwise_loss(score: Floats, displays: Displays) -> float:
+    """In nats a display; every display has 5 ads."""
+    by_display = score.reshape(-1, 5).astype(float)
+    top = by_display.max(1)
+    partition = top + np.log(np.exp(by_display - top[:, None]).sum(1))
+    return float((partition - score[displays.clicked == 1]).mean())
+
+
+@pytest.mark.parametrize("products", [False, True], ids=["lr", "fm"])
+def test_data_from_a_model_is_learned_back(tmp_path: Path, runtime: RuntimeConfig, products: bool) -> None:
+    """The loss on new data comes close to that of the true scores; on fm data, lr stays far from it."""
+    random = np.random.default_rng(1)
+    truth = {name: random.normal(0, 0.9, (size, 4)) for name, size in (("ad", 20), ("page", 10), ("topic", 8))}
+    fields = [categorical("ad", 20), categorical("page", 10), multi("topic", 8)]
+    history, _ = drawn(random, 6000, truth, products)
+    target, true_logit = drawn(random, 2000, truth, products)
+    encoded = write_encoded(tmp_path / "encoded", fields, history, target)
+
+    def loss_of(kind: str, **values: Any) -> float:
+        loaded = load_kind(kind)
+        config = loaded.config(epochs=4, batch_displays=128, l2=0.0, embedding_learning_rate=0.03, **values)
+        model = loaded.build(config)
+        model.fit(encoded, FitOptions(runtime=replace(runtime, threads=1)))
+        # a listwise model predicts the logit of p, the softmax; log p gives the same softmax
+        logit = model.predict(encoded.part("target")).astype(float)
+        return listwise_loss(-np.logaddexp(0, -logit), target)
+
+    chance, true = math.log(5), listwise_loss(true_logit, target)
+    lr = loss_of("lr")
+    if not products:
+        assert lr - true < 0.02 * (chance - true)
+        return
+    learned = loss_of("deepfm", embedding_dim=4, hidden=())
+    assert learned - true < 0.07 * (chance - true)
+    assert lr - true > 0.3 * (chance - true)

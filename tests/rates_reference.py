@@ -1,0 +1,49 @@
+"""Click rates by plain loops over rows, as their docstrings define them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+KEYS = {"ad": "ad_id", "ad_document": "ad_document_id", "campaign": "campaign_id", "advertiser": "advertiser_id"}
+Rows = list[dict[str, Any]]
+
+
+def fold_of(display_id: int, folds: int) -> int:
+    return display_id % 2**31 * 2_654_435_761 // 65_536 % folds
+
+
+def rates(history: Rows, rows: Rows, *, out_of_fold: bool, folds: int, strength: float) -> Rows:
+    """For each row the shows, rate and lift of its keys; out of fold for the rows of history."""
+    base = sum(row["clicked"] for row in history) / len(history)
+    prior = strength * base
+    scale = folds / (folds - 1) if out_of_fold else 1.0
+    by_key: dict[tuple[str, Any], Rows] = defaultdict(list)
+    for row in history:
+        for key in KEYS.values():
+            if row[key] is not None:
+                by_key[key, row[key]].append(row)
+    known: dict[tuple[Any, ...], tuple[float, float, float]] = {}
+
+    def measures(key: str, value: Any, fold: int) -> tuple[float, float, float]:
+        chosen = [r for r in by_key[key, value] if not out_of_fold or fold_of(r["display_id"], folds) != fold]
+        shows = len(chosen) * scale
+        clicks = sum(r["clicked"] for r in chosen) * scale + prior
+        expected = sum(27_720 // r["ads"] for r in chosen) * scale / 27_720
+        return (
+            math.log(shows + 1),
+            math.log(clicks / (shows + strength - clicks)),
+            math.log(clicks / (expected + prior)),
+        )
+
+    result = []
+    for row in rows:
+        found = {}
+        for name, key in KEYS.items():
+            at = (key, row[key], fold_of(row["display_id"], folds))
+            if at not in known:
+                known[at] = measures(*at)
+            found |= dict(zip((f"{name}_shows", f"{name}_rate", f"{name}_lift"), known[at], strict=True))
+        result.append(found)
+    return result

@@ -1,0 +1,194 @@
+"""The stages train and blend from their command lines: what a stage writes is what the next one reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from pipeline.core.errors import InputError, ParameterError
+from pipeline.core.runtime import RuntimeConfig
+from pipeline.metrics import evaluate, map12
+from pipeline.models.base import model_config
+from pipeline.schemas.encoded import Encoded
+from pipeline.schemas.predictions import labels_of, read_scores
+from pipeline.stages import blend as blend_stage
+from pipeline.stages import train as train_stage
+
+MODELS: dict[str, dict[str, Any]] = {
+    "rate": {"kind": "ad_ctr"},
+    "deep": {"kind": "deepfm", "embedding_dim": 4, "hidden": [8], "epochs": 2, "evaluations": 2, "patience": 4},
+    "trees": {"kind": "lightgbm", "rounds": 12, "evaluate_every": 4, "groups": ["rates"]},
+}
+
+
+class Workspace:
+    """A folder with params.yaml in which stages are run as `dvc.yaml` runs them."""
+
+    def __init__(self, folder: Path, encoded: dict[str, Encoded], runtime: RuntimeConfig) -> None:
+        self.folder, self.encoded = folder, encoded
+        params = {
+            "models": MODELS,
+            "blend": {"members": list(MODELS), "folds": 2},
+            "runtime": dataclasses.asdict(replace(runtime, threads=1)),
+        }
+        (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+        (folder / "tuned.yaml").write_text("{}\n", encoding="utf-8")
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def json(self, name: str) -> Any:
+        return json.loads(self.path(name).read_text(encoding="utf-8"))
+
+    def train(self, split: str, model: str, *arguments: str) -> None:
+        f = self.folder
+        train_stage.main(
+            [
+                f"--params={f / 'params.yaml'}",
+                f"--encoded={self.encoded[split].folder}",
+                f"--model={model}",
+                f"--tuned={f / 'tuned.yaml'}",
+                f"--out={f / 'models' / split / model}",
+                f"--predictions={f / 'predictions' / split / model}.parquet",
+                f"--checkpoint={f / 'checkpoints' / split / model}",
+                *arguments,
+            ]
+        )
+
+    def validate(self, model: str) -> None:
+        f = self.folder
+        self.train(
+            "validation",
+            model,
+            f"--metrics={f / 'metrics' / model}.json",
+            f"--slices={f / 'slices' / model}.json",
+            f"--curve={f / 'curves' / model}.json",
+        )
+
+    def submit(self, model: str) -> None:
+        self.train("submission", model, f"--like={self.folder / 'models' / 'validation' / model}")
+
+    def blend(self) -> None:
+        f = self.folder
+        blend_stage.main(
+            [
+                f"--params={f / 'params.yaml'}",
+                f"--out={f / 'blend'}",
+                f"--metrics={f / 'metrics' / 'blend.json'}",
+                f"--slices={f / 'slices' / 'blend.json'}",
+                *(f"--{split}={encoded.folder}" for split, encoded in self.encoded.items()),
+                *(f"--{split}-predictions={f / 'predictions' / split}" for split in self.encoded),
+            ]
+        )
+
+
+@pytest.fixture(scope="module")
+def workspace(
+    tmp_path_factory: pytest.TempPathFactory, encoded: dict[str, Encoded], runtime: RuntimeConfig
+) -> Workspace:
+    """All models fitted on both splits, and their blend."""
+    made = Workspace(tmp_path_factory.mktemp("stages"), encoded, runtime)
+    for model in MODELS:
+        made.validate(model)
+        made.submit(model)
+    made.blend()
+    return made
+
+
+def test_nothing_else_is_written(workspace: Workspace) -> None:
+    made = {path.relative_to(workspace.folder).parts[0] for path in workspace.folder.iterdir()}
+    assert made - {"checkpoints"} == {
+        *("params.yaml", "tuned.yaml", "models", "predictions", "metrics", "slices", "curves", "blend")
+    }
+    assert not list(workspace.folder.glob("checkpoints/*/*"))
+    assert not list(workspace.folder.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("split", ["validation", "submission"])
+def test_predictions_are_those_of_the_model(workspace: Workspace, model: str, split: str) -> None:
+    kind, config = model_config(workspace.path("params.yaml"), model)
+    loaded, target = kind.build(config), workspace.encoded[split].part("target")
+    loaded.load(workspace.path(f"models/{split}/{model}"))
+    written = read_scores(workspace.path(f"predictions/{split}/{model}.parquet"), target)
+    np.testing.assert_array_equal(loaded.predict(target), written)
+
+
+@pytest.mark.parametrize("model", [*MODELS, "blend"])
+def test_metrics_are_those_of_the_predictions(workspace: Workspace, model: str) -> None:
+    target = workspace.encoded["validation"].part("target")
+    name = "blend/validation.parquet" if model == "blend" else f"predictions/validation/{model}.parquet"
+    score, labels = read_scores(workspace.path(name), target), labels_of(target)
+    metrics = workspace.json(f"metrics/{model}.json")
+    assert metrics["map12"] == pytest.approx(map12(score, labels), abs=1e-6)
+    rows = workspace.json(f"slices/{model}.json")
+    for row, expected in zip(rows, evaluate(score, labels), strict=True):
+        assert row == {"model": model} | {k: pytest.approx(v, abs=1e-6, nan_ok=True) for k, v in expected.items()}
+    assert {row["slice"] for row in rows} >= {"weighted", "present", "future"}
+    for part in ("present", "future"):
+        assert metrics[f"map12_{part}"] == next(row["map12"] for row in rows if row["slice"] == part)
+
+
+@pytest.mark.parametrize("model", ["deep", "trees"])
+def test_a_refit_is_as_long(workspace: Workspace, model: str) -> None:
+    fits = [workspace.json(f"models/{split}/{model}/fit.json") for split in ("validation", "submission")]
+    assert fits[0]["length"] == fits[1]["length"] > 0
+    assert fits[1]["curve"] == []
+    curve = workspace.json(f"curves/{model}.json")
+    assert curve == [{"model": model, **point} for point in fits[0]["curve"]]
+    assert fits[0]["length"] == max(curve, key=lambda point: point["map12"])["step"]
+    best = workspace.json(f"metrics/{model}.json")["map12"]
+    assert max(point["map12"] for point in curve) == pytest.approx(best, abs=1e-6)
+
+
+def test_the_submission_is_the_weighted_sum(workspace: Workspace) -> None:
+    """Ranks within each display are those of the members' logits times the weights that validation chose."""
+    blended, target = workspace.json("blend/weights.json"), workspace.encoded["submission"].part("target")
+    assert blended["members"] == list(MODELS)
+    assert blended["validated_map12"][blended["way"]] == workspace.json("metrics/blend.json")["map12"]
+    assert np.diag(blended["correlations"]).tolist() == [1.0] * 3
+    members = [read_scores(workspace.path(f"predictions/submission/{model}.parquet"), target) for model in MODELS]
+    total = sum(w * member.astype(float) for w, member in zip(blended["weights"], members, strict=True))
+    score = read_scores(workspace.path("blend/submission.parquet"), target).astype(float)
+    table = pq.read_table(workspace.path("blend/submission.parquet"))
+    display_id = np.repeat(target.array("display_id"), np.diff(target.offsets))
+    np.testing.assert_array_equal(table["display_id"].to_numpy(), display_id)
+    p = np.exp(total - np.repeat(np.maximum.reduceat(total, target.offsets[:-1]), np.diff(target.offsets)))
+    p = p / np.repeat(np.add.reduceat(p, target.offsets[:-1]), np.diff(target.offsets))
+    np.testing.assert_allclose(1 / (1 + np.exp(-score)), p, atol=1e-4)
+
+
+def test_the_same_again_is_the_same_bytes(workspace: Workspace, tmp_path: Path, runtime: RuntimeConfig) -> None:
+    again = Workspace(tmp_path, workspace.encoded, runtime)
+    for model in MODELS:
+        again.validate(model)
+    for path in sorted(tmp_path.rglob("*")):
+        if path.is_file() and path.suffix != ".pt":  # a zip file
+            assert path.read_bytes() == workspace.path(str(path.relative_to(tmp_path))).read_bytes(), path
+
+
+def test_tuned_values_are_used(workspace: Workspace, tmp_path: Path, runtime: RuntimeConfig) -> None:
+    other = Workspace(tmp_path, workspace.encoded, runtime)
+    other.path("tuned.yaml").write_text("embedding_dim: 16\nhidden: [4, 4]\n", encoding="utf-8")
+    other.validate("deep")
+    network = torch.load(tmp_path / "models/validation/deep/network.pt", weights_only=True)["network"]
+    assert network["embed.table.weight"].shape[1] == 17
+    assert network["mlp.3.weight"].shape == (4, 4)
+
+
+def test_mistakes(workspace: Workspace, tmp_path: Path, runtime: RuntimeConfig) -> None:
+    other = Workspace(tmp_path, workspace.encoded, runtime)
+    with pytest.raises(ParameterError, match=r"models\.deeep is missing; models holds"):
+        other.validate("deeep")
+    with pytest.raises(InputError, match="no labels to stop early by"):
+        other.train("submission", "deep")
+    assert not other.path("models").exists()
