@@ -48,6 +48,7 @@ class Engine:
             temp_directory=str(self._scratch),
             preserve_insertion_order=True,
         )
+        self.sql("SET enable_progress_bar = false")  # DuckDB's own would be printed on stdout
         self.sql("SET TimeZone = 'UTC'")
 
     def __enter__(self) -> Engine:

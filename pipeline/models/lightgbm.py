@@ -155,9 +155,7 @@ class GradientBoostedTrees:
             or (field.kind == "categorical" and field.twin is None and field.size <= self.config.max_categories)
         ]
         if not chosen:
-            raise ParameterError(
-                f"groups {list(self.config.groups)}: hold no field that trees read; name `fields`"
-            )
+            raise ParameterError(f"groups {list(self.config.groups)}: hold no field that trees read; name `fields`")
         return chosen
 
     def _parameters(self, cores: int) -> dict[str, Any]:
