@@ -1,6 +1,6 @@
 """Blending: a weighted sum of the members' logits, its weights chosen for MAP@12 by cross-validation over displays.
 
-Several ways to choose weights compete: each member alone, equal weights, the weights of greatest listwise likelihood
+Several ways to choose weights compete: each member alone, all alike, the weights of greatest listwise likelihood
 (a convex problem), and those of greatest smoothed MAP@12. Cross-validation says which way to trust, and its score is
 the one reported: no display is scored by weights that have seen its label.
 """
@@ -84,7 +84,7 @@ def _gain(score: NDArray[np.float32], labels: Labelled) -> NDArray[np.float64]:
 
 
 def _best(validated: dict[str, float], gains: dict[str, NDArray[np.float64]], future: NDArray[np.bool_]) -> str:
-    """`smooth`, unless another way is better by more than a standard error of their difference.
+    """`smooth`, unless another way is better by more than two standard errors of their difference.
 
     A member stopped training at its best on these very displays, which flatters it alone; to combine is the safer bet.
     """
@@ -92,7 +92,7 @@ def _best(validated: dict[str, float], gains: dict[str, NDArray[np.float64]], fu
     if _SMOOTH not in validated:
         return best
     error = _standard_error(gains[best] - gains[_SMOOTH], future)
-    return best if validated[best] - validated[_SMOOTH] > error else _SMOOTH
+    return best if validated[best] - validated[_SMOOTH] > 2 * error else _SMOOTH
 
 
 def _standard_error(value: NDArray[np.float64], future: NDArray[np.bool_]) -> float:
@@ -111,11 +111,17 @@ def _ways(members: Sequence[str]) -> dict[str, Chooser]:
     }
     if count > 1:
         ways |= {
-            "equal": lambda logits, labels: np.full(count, 1 / count),
+            "equal": equal_weights,
             "likelihood": likelihood_weights,
             _SMOOTH: smooth_weights,
         }
     return ways
+
+
+def equal_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
+    """As much of each member (M,), once its logits are scaled to their own greatest likelihood."""
+    members = range(logits.shape[1])
+    return np.array([likelihood_weights(logits[:, [i]], labels)[0] for i in members]) / len(members)
 
 
 def likelihood_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:

@@ -28,6 +28,7 @@ from pipeline.schemas.encoded import Encoded
 from pipeline.sources.base import wanted
 from pipeline.sources.simulated import SimulatedSource, SimulationConfig
 from pipeline.split import SplitConfig, SplitName, write_split
+from pipeline.views import ViewsConfig, write_views
 from tests.discovery import feature_groups
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as stages.command does, before torch is loaded
@@ -127,6 +128,20 @@ def splits(build_once: Build, tables: Path, runtime: RuntimeConfig) -> dict[str,
 
 
 @pytest.fixture(scope="session")
+def views(build_once: Build, tables: Path, splits: dict[str, Path], runtime: RuntimeConfig) -> dict[str, Path]:
+    """The folder of page views by display, for each split."""
+
+    def make(split: Path) -> Callable[[Path], None]:
+        def write(path: Path) -> None:
+            with Engine(runtime) as engine:
+                write_views(engine, tables, split, ViewsConfig(), path)
+
+        return write
+
+    return {name: build_once(f"views/{name}", make(split)) for name, split in splits.items()}
+
+
+@pytest.fixture(scope="session")
 def smoothing() -> SmoothingConfig:
     """How click rates are smoothed in `features`."""
     return SmoothingConfig(folds=5, strength=12.0)
@@ -137,6 +152,7 @@ def features(
     build_once: Build,
     tables: Path,
     splits: dict[str, Path],
+    views: dict[str, Path],
     runtime: RuntimeConfig,
     smoothing: SmoothingConfig,
     group_names: list[str],
@@ -148,7 +164,7 @@ def features(
             with atomic_path(path) as partial:
                 for group in group_names:
                     with Engine(runtime) as engine:
-                        write_group(engine, group, splits[split], tables, smoothing, partial / group)
+                        write_group(engine, group, tables, splits[split], views[split], smoothing, partial / group)
 
         return write
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     {"stages"},
     {"report_page"},
-    {"training", "tune", "blend", "submission", "report", "encode", "split", "ingest", "sources", "features"},
+    {"training", "tune", "blend", "submission", "report", "encode", "split", "views", "ingest", "sources", "features"},
     {"models"},
     {"nn"},
     {"schemas"},
@@ -34,7 +34,7 @@ LAYERS = (
     {"core"},
 )
 #: Modules of a package of equals that all of its modules may import.
-SHARED = {"models": {"base"}, "features": {"base", "smoothing"}}
+SHARED = {"models": {"base"}, "features": {"base", "documents", "smoothing"}}
 #: Command line options that name a module which the stage imports by that name.
 DYNAMIC = {"--group": "features", "--model": "models"}
 

@@ -77,6 +77,26 @@ class Engine:
         """A Parquet file as a table."""
         return self.ibis.read_parquet(str(path))
 
+    def tables(self, paths: Sequence[Path]) -> ir.Table:
+        """Several Parquet files with the same columns as one table."""
+        return self.ibis.read_parquet([str(path) for path in paths])
+
+    def deal(self, expression: ir.Table, column: str, buckets: int) -> list[ir.Table]:
+        """Deal rows into buckets by an integer column, in one pass, as files that go with the session.
+
+        A bucket's rows come in no order; every bucket has all the columns, if no rows.
+        """
+        folder = self.scratch(ibis.util.gen_name("deal"))
+        for bucket in range(buckets):  # a bucket without rows would have no file, and so no columns
+            (folder / f"bucket={bucket}").mkdir(parents=True)
+            self.write(expression.limit(0), folder / f"bucket={bucket}" / "empty.parquet")
+        dealt = expression.mutate(bucket=expression[column].cast("int64") % buckets)
+        self.connection.execute(
+            f"COPY ({self.ibis.compile(dealt)}) TO '{folder}' "
+            "(FORMAT parquet, PARTITION_BY (bucket), OVERWRITE_OR_IGNORE, COMPRESSION zstd)"
+        )
+        return [self.tables(sorted((folder / f"bucket={b}").glob("*.parquet"))) for b in range(buckets)]
+
     def once(self, expression: ir.Table) -> ir.Table:
         """Compute an expression at its first use and keep it for the session (in memory, or spilled)."""
         key = expression.op()

@@ -27,14 +27,17 @@ class Inputs:
     """What a group is computed from.
 
     impressions: the rows to describe, a range of whole displays; windows over `display_id` are exact. history: the
-    impressions of the split's whole history, the only rows whose labels may be used. table: a typed table by name.
-    once: wraps a look-up that is the same for all ranges, so that it is computed at the first. For page views, keep to
-    `info.views_until`.
+    impressions of the split's whole history, the only rows whose labels may be used. views: what the users of these
+    displays viewed around them; document_views: how often anybody viewed a document (both: schemas.views). table: a
+    typed table by name; of page_views, only what is before `info.views_until` may be used. once: wraps a look-up that
+    is the same for all ranges, so that it is computed at the first.
     """
 
     part: Part
     impressions: ir.Table
     history: ir.Table
+    views: ir.Table
+    document_views: ir.Table
     table: Callable[[str], ir.Table]
     once: Callable[[ir.Table], ir.Table]
     info: SplitInfo
@@ -63,7 +66,9 @@ def load_group(name: str) -> Group:
     return group
 
 
-def write_group(engine: Engine, name: str, split: Path, tables: Path, smoothing: SmoothingConfig, out: Path) -> None:
+def write_group(
+    engine: Engine, name: str, tables: Path, split: Path, views: Path, smoothing: SmoothingConfig, out: Path
+) -> None:
     """Compute both parts of a group into the folder `out`, whole or not at all.
 
     Raises ValueError if the group's result is not aligned with the impressions or not what it declares: a bug in it.
@@ -73,6 +78,8 @@ def write_group(engine: Engine, name: str, split: Path, tables: Path, smoothing:
         part="history",
         impressions=engine.table(split / "history.parquet"),
         history=engine.table(split / "history.parquet"),
+        views=engine.table(views / "history.parquet"),
+        document_views=engine.table(views / "documents.parquet"),
         table=lambda table: engine.table(tables / f"{table}.parquet"),
         once=engine.once,
         info=SplitInfo.read(split),
@@ -82,7 +89,7 @@ def write_group(engine: Engine, name: str, split: Path, tables: Path, smoothing:
         partial.mkdir()
         for part in PARTS:
             impressions, path = split / f"{part}.parquet", partial / f"{part}.parquet"
-            build = _columns(group, replace(inputs, part=part))
+            build = _columns(group, replace(inputs, part=part, views=engine.table(views / f"{part}.parquet")))
             engine.write_by_ranges(impressions, "display_id", build, path, order_by=("row",))
             _check_part(engine, group, impressions, path)
         write_columns(partial, group.columns)
@@ -92,7 +99,9 @@ def _columns(group: Group, inputs: Inputs) -> Callable[[ir.Table], ir.Table]:
     """The group's columns, in their declared types, as a function of a range of impressions."""
 
     def build(impressions: ir.Table) -> ir.Table:
-        table = group.build(replace(inputs, impressions=impressions))
+        displays = impressions.filter(impressions.first).select("display_id")
+        views = inputs.views.semi_join(displays, "display_id")
+        table = group.build(replace(inputs, impressions=impressions, views=views))
         return table.select(*ALIGNMENT, **{c.name: table[c.name].cast(c.dtype) for c in group.columns})
 
     return build

@@ -18,8 +18,9 @@ from pipeline.core.files import read_json, write_json
 #: categorical: one id or text, null if unknown. multi: a list of {id, weight}. numeric: a number, null if unknown.
 Kind = Literal["categorical", "multi", "numeric"]
 #: What a history row may know. static: nothing of the labels or of time; time-causal: only what came before its
-#: display; out-of-fold: labels of other folds of displays only (target knows those of all history).
-Scope = Literal["static", "time-causal", "out-of-fold"]
+#: display; future: also page views and events after it, but no labels; out-of-fold: labels of other folds of displays
+#: only (target knows those of all history).
+Scope = Literal["static", "time-causal", "future", "out-of-fold"]
 #: Columns that every file of features takes over from the impressions.
 ALIGNMENT = ("row", "first")
 MULTI_TYPE = "array<struct<id: uint32, weight: float32>>"

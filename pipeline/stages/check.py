@@ -21,6 +21,7 @@ from pipeline.sources.simulated import SimulationConfig
 from pipeline.split import SplitConfig
 from pipeline.stages.command import parser, run
 from pipeline.tune import TuningConfig
+from pipeline.views import ViewsConfig
 
 SECTIONS = {
     "data": DataConfig,
@@ -28,6 +29,7 @@ SECTIONS = {
     "ingest": IngestConfig,
     "split": SplitConfig,
     "smoothing": SmoothingConfig,
+    "views": ViewsConfig,
     "encode": EncodeConfig,
     "tuning": TuningConfig,
     "blend": BlendConfig,

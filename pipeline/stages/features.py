@@ -15,13 +15,14 @@ def main(arguments: list[str]) -> None:
         __doc__,
         tables="folder of typed tables (input)",
         split="folder of the split (input)",
+        views="folder of page views by display (input)",
         out="folder of the group's columns (output)",
     )
     command.add_argument("--group", required=True, help="name of the group, a module of pipeline/features")
     options = command.parse_args(arguments)
     smoothing = section(options.params, "smoothing", SmoothingConfig)
     with Engine(runtime(options.params)) as engine:
-        write_group(engine, options.group, options.split, options.tables, smoothing, options.out)
+        write_group(engine, options.group, options.tables, options.split, options.views, smoothing, options.out)
 
 
 if __name__ == "__main__":

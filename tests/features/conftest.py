@@ -16,6 +16,7 @@ from pipeline.core.runtime import RuntimeConfig
 from pipeline.features.base import write_group
 from pipeline.features.smoothing import SmoothingConfig
 from pipeline.split import SplitConfig, write_split
+from pipeline.views import ViewsConfig, write_views
 
 Rows = list[dict[str, Any]]
 
@@ -55,7 +56,9 @@ def values_of(
     def compute(group: str, **smoothing: Any) -> dict[str, tuple[Rows, Rows]]:
         tables, split = sparse
         with Engine(runtime) as engine:
-            write_group(engine, group, split, tables, SmoothingConfig(**smoothing), tmp_path / group)
+            views = tmp_path / "views"
+            write_views(engine, tables, split, ViewsConfig(), views)
+            write_group(engine, group, tables, split, views, SmoothingConfig(**smoothing), tmp_path / group)
         return {
             part: (
                 pq.read_table(split / f"{part}.parquet").to_pylist(),

@@ -64,16 +64,19 @@ def write_params(folder: Path, groups: object) -> Path:
     return path
 
 
-def arguments(params: Path, tables: Path, split: Path, group: str, out: Path) -> list[str]:
-    return [f"--params={params}", f"--tables={tables}", f"--split={split}", f"--group={group}", f"--out={out}"]
+def arguments(params: Path, tables: Path, split: Path, views: Path, group: str, out: Path) -> list[str]:
+    inputs = [f"--params={params}", f"--tables={tables}", f"--split={split}", f"--views={views}"]
+    return [*inputs, f"--group={group}", f"--out={out}"]
 
 
-def test_a_group_is_one_file_and_one_line(add: Add, tables: Path, splits: dict[str, Path], tmp_path: Path) -> None:
+def test_a_group_is_one_file_and_one_line(
+    add: Add, tables: Path, splits: dict[str, Path], views: dict[str, Path], tmp_path: Path
+) -> None:
     name = add(GROUP.format(result=GOOD))
     params = write_params(tmp_path, [name])
     assert feature_names(params) == [name]
     split = splits["validation"]
-    features.main(arguments(params, tables, split, name, tmp_path / "features" / name))
+    features.main(arguments(params, tables, split, views["validation"], name, tmp_path / "features" / name))
     encode.main(
         [
             f"--params={params}",
@@ -99,13 +102,14 @@ BROKEN = {
 
 @pytest.mark.parametrize("result", BROKEN.values(), ids=BROKEN.keys())
 def test_a_group_that_loses_the_alignment_is_stopped(
-    add: Add, tables: Path, splits: dict[str, Path], tmp_path: Path, result: str
+    add: Add, tables: Path, splits: dict[str, Path], views: dict[str, Path], tmp_path: Path, result: str
 ) -> None:
     name, out = add(GROUP.format(result=result)), tmp_path / "out"
     out.mkdir()
     (out / "old").write_text("old")
+    told = arguments(write_params(tmp_path, [name]), tables, splits["validation"], views["validation"], name, out)
     with pytest.raises(ValueError, match=r"history.parquet: \d+ rows of which \d+ are out of order"):
-        features.main(arguments(write_params(tmp_path, [name]), tables, splits["validation"], name, out))
+        features.main(told)
     assert [(p.name, p.read_text()) for p in out.iterdir()] == [("old", "old")]
 
 
