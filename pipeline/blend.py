@@ -84,15 +84,23 @@ def _gain(score: NDArray[np.float32], labels: Labelled) -> NDArray[np.float64]:
 
 
 def _best(validated: dict[str, float], gains: dict[str, NDArray[np.float64]], future: NDArray[np.bool_]) -> str:
-    """`smooth`, unless another way is better by more than two standard errors of their difference.
+    """The way to trust: `smooth`, unless another combination is clearly better; a member alone, if it is clearly better
+    than every combination. Clearly: by more than two standard errors of their difference.
 
     A member stopped training at its best on these very displays, which flatters it alone; to combine is the safer bet.
     """
-    best = max(validated, key=lambda way: validated[way])
-    if _SMOOTH not in validated:
-        return best
-    error = _standard_error(gains[best] - gains[_SMOOTH], future)
-    return best if validated[best] - validated[_SMOOTH] > 2 * error else _SMOOTH
+
+    def clearly(way: str, other: str) -> bool:
+        return validated[way] - validated[other] > 2 * _standard_error(gains[way] - gains[other], future)
+
+    alone, combined = ([w for w in validated if w.endswith(_ALONE) == single] for single in (True, False))
+    single = max(alone, key=lambda way: validated[way])
+    if not combined:
+        return single
+    best = max(combined, key=lambda way: validated[way])
+    if clearly(single, best):
+        return single
+    return best if clearly(best, _SMOOTH) else _SMOOTH
 
 
 def _standard_error(value: NDArray[np.float64], future: NDArray[np.bool_]) -> float:
