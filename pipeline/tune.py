@@ -71,7 +71,8 @@ def tune(
         best = min((t for t in study.trials if t.state == TrialState.COMPLETE), key=lambda t: (-t.value, t.number))
         if not best.user_attrs.get("defaults"):
             winner = _decoded(kind.search_space, best.params)
-        log.info("tuning: trial %d of %d won with MAP@12 %.5f: %s", best.number, len(study.trials), best.value, winner)
+        finished = len(study.get_trials(states=_FINISHED))
+        log.info("tuning: of %d trials one won with MAP@12 %.5f: %s", finished, best.value, winner or "the defaults")
     write_text(out, yaml.safe_dump({k: _plain(v) for k, v in winner.items()}, sort_keys=True))
 
 

@@ -344,3 +344,16 @@ def test_no_file_tells_of_the_machine_it_was_written_on() -> None:
 def test_the_patterns_find_what_they_should(line: str, tells: bool) -> None:
     text = line.format("/", "/", "_") if "{}" in line else line.format("/", "-", "_")
     assert bool(MACHINE.search(text) or INDEX.search(text)) == tells, text
+
+
+def test_every_member_of_the_blend_is_named_wherever_it_must(stages: dict[str, Stage]) -> None:
+    members = read_yaml(ROOT / "params.yaml")["blend"]["members"]
+    plots = str(read_yaml(ROOT / "dvc.yaml")["plots"])
+    for member in members:
+        for split in ("validation", "submission"):
+            assert f"artifacts/predictions/{split}/{member}.parquet" in stages["blend"].deps, member
+        for path in (f"metrics/{member}.json", f"plots/slices/{member}.json"):
+            assert path in stages["report"].deps, member
+        assert f"submission@{member}" in stages, member
+        assert f"plots/curves/{member}.json" in plots, member
+        assert f"plots/slices/{member}.json" in plots, member

@@ -13,6 +13,9 @@ from pipeline.schemas.raw import DAY_MS
 from pipeline.schemas.tables import TABLES
 
 DAYS = 15
+#: The share of keys that do not find their row from which on that is worth a warning.
+_MANY = 0.1
+NO_DATE = "publish_time is no date"
 #: (table, key, the tables in one of which the key should be found)
 _JOINS = (
     ("clicks_train", "display_id", ("events",)),
@@ -89,17 +92,35 @@ class Report:
         if events["outside_of_the_days"]:
             self.warn(f"events: {events['outside_of_the_days']} rows have a timestamp outside of the {DAYS} days")
         duplicates = {name: _duplicates(engine, tables[name], keys) for name, keys in _COUNTED_KEYS.items()}
+        orphans = _orphans(engine, tables)
+        displays = {name: _displays(engine, tables[name]) for name in ("clicks_train", "clicks_test")}
+        self._warn_of_gaps(orphans, displays["clicks_test"]["displays"])
         return {
             "files": self.files,
             "tables": {name: engine.sql(f"SELECT count(*) FROM {table}")[0][0] for name, table in tables.items()},
             "dropped": self.dropped,
             "duplicates": {**self.duplicates, **duplicates},
-            "orphans": _orphans(engine, tables),
+            "orphans": orphans,
             "events": events,
             "page_views": {**self.page_views, **_views(engine, tables["page_views"])},
-            "displays": {name: _displays(engine, tables[name]) for name in ("clicks_train", "clicks_test")},
+            "displays": displays,
             "warnings": self.warnings,
         }
+
+    def _warn_of_gaps(self, orphans: dict[str, Any], test_displays: int) -> None:
+        """What is unlike the competition's files, though nothing in it is wrong by itself."""
+        for name, found in orphans.items():
+            if found["share"] >= _MANY:
+                self.warn(f"{name}: {found['count']} of {found['of']} ({found['share']:.1%})")
+        sample = self.files.get("sample_submission", {}).get("rows", test_displays)
+        if sample != test_displays:
+            self.warn(f"sample_submission has {sample} displays, clicks_test has {test_displays}")
+        unread = self.files["documents_meta"].get("dirt", {}).get(NO_DATE)
+        if unread:
+            shown = ", ".join(map(repr, unread["examples"]))
+            self.warn(
+                f"documents_meta: {unread['rows']} values of publish_time are no date (such as {shown}); unknown now"
+            )
 
 
 def _duplicates(engine: Engine, table: str, keys: str) -> int:

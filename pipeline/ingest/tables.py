@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.ingest.checks import check_apart, check_clicks, check_duplicates
-from pipeline.ingest.report import parquet
+from pipeline.ingest.report import NO_DATE, parquet
 from pipeline.ingest.staging import Build, finish, load, stage, write
 from pipeline.schemas.raw import DAY_MS, EPOCH_MS
 from pipeline.schemas.tables import TABLES
@@ -11,7 +11,7 @@ from pipeline.schemas.tables import TABLES
 #: A document published before 1990, or later than a day after the competition's 15 days, has no known time.
 _TIME = "try_cast(publish_time AS TIMESTAMP)"
 _IMPLAUSIBLE = {
-    "publish_time is no date": f"epoch_ms({_TIME}) IS NULL",
+    NO_DATE: f"epoch_ms({_TIME}) IS NULL",
     "publish_time is before 1990": f"{_TIME} < TIMESTAMP '1990-01-01'",
     "publish_time is after the competition": f"epoch_ms({_TIME}) > {EPOCH_MS + 16 * DAY_MS}",
 }

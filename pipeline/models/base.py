@@ -2,7 +2,7 @@
 
 A model is a module pipeline/models/KIND.py with `Config` (a dataclass of its parameters), `SEARCH_SPACE` (name of a
 parameter -> the values that tuning may try) and `build(config) -> Model`. To add one, write the module, put an entry
-with `kind: KIND` under `models` in params.yaml, and name it in dvc.yaml.
+with `kind: KIND` under `models` in params.yaml, and name it in dvc.yaml (README.md says where).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.config import parse, read_yaml
 from pipeline.core.errors import ParameterError
+from pipeline.core.progress import log
 from pipeline.schemas.encoded import Encoded, EncodedPart
 from pipeline.schemas.fitting import FitOptions, Fitted
 
@@ -87,9 +88,16 @@ def model_config(params: Path, name: str, tuned: Path | None = None) -> tuple[Ki
     values = dict(models[name]) if isinstance(models[name], dict) else {}
     if "kind" not in values:
         raise ParameterError(f"{params}: models.{name}: missing key 'kind'")
-    kind = load_kind(values.pop("kind"))
     where = f"{params}: models.{name}"
+    try:
+        kind = load_kind(values.pop("kind"))
+    except ParameterError as error:
+        raise ParameterError(f"{where}: {error}") from None
     config = parse(kind.config, values, where)
     if tuned is None:
         return kind, config
-    return kind, parse(kind.config, {**values, **read_yaml(tuned)}, f"{where} with {tuned}")
+    winners = read_yaml(tuned)
+    for key, value in winners.items():
+        if key in values and values[key] != value:
+            log.info("%s.%s: %r is overridden by %s: %r", where, key, values[key], tuned, value)
+    return kind, parse(kind.config, {**values, **winners}, f"{where} with {tuned}")

@@ -48,7 +48,10 @@ def check_params(params: Path) -> None:
     for name, config in SECTIONS.items():
         section(params, name, config)
     for name in feature_names(params):
-        load_group(name)
+        try:
+            load_group(name)
+        except ParameterError as error:
+            raise ParameterError(f"{params}: {error}") from None
     models = read_yaml(params).get("models") or {}
     for name in models:
         model_config(params, name)

@@ -15,7 +15,10 @@ from pipeline.core.errors import UserError
 def parser(module_doc: str | None, **paths: str) -> argparse.ArgumentParser:
     """An argument parser with --params and one required path option for each keyword (name -> help)."""
     result = argparse.ArgumentParser(
-        description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=f"python -m pipeline.stages.{Path(sys.argv[0]).stem}",
+        description=module_doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     result.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (default: params.yaml)")
     for name, text in paths.items():

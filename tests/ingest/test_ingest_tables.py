@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.csv as pcsv
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from conftest import World
 
 FORMS = ("csv", "csv.zip", "parquet")
+
+
+def warnings_of(report: dict[str, Any]) -> list[str]:
+    """All warnings but the one of the tiny world's odd dates."""
+    told = [text for text in report["warnings"] if "values of publish_time are no date (such as 'infinity')" in text]
+    assert len(told) == 1
+    return [text for text in report["warnings"] if text not in told]
 
 
 def as_parquet(world: World, name: str) -> None:
@@ -98,7 +105,7 @@ def test_report(world: World) -> None:
     assert report["displays"]["clicks_train"] == {"displays": 3, "ads_min": 2, "ads_mean": 2.3333, "ads_max": 3}
     assert report["events"]["days"] == [0, 1, 11, 13]
     assert report["orphans"]["clicks_test.display_id not in events"]["count"] == 0
-    assert report["warnings"] == []
+    assert warnings_of(report) == []
     assert report["dropped"] == {}
 
 
@@ -154,7 +161,7 @@ def test_line_ends_and_byte_order_mark(world: World, name: str) -> None:
         world.text[name] = text
         report = world.run()
         assert world.table(name) == plain
-        assert [warning in w for w in report["warnings"]] == [True] * bool(warning)
+        assert [warning in w for w in warnings_of(report)] == [True] * bool(warning)
 
 
 def test_page_views_fall_back(world: World) -> None:
@@ -176,7 +183,7 @@ def test_page_views_as_wanted(world: World, wanted: str, rows: int) -> None:
     world.text["page_views_sample"] = full.rsplit("\n", 2)[0] + "\n"
     world.page_views = wanted
     report = world.run()
-    assert report["warnings"] == []
+    assert warnings_of(report) == []
     assert len(world.table("page_views")) == rows
 
 
@@ -206,6 +213,8 @@ def test_real_rows(world: World) -> None:
     report = world.run()
     assert report["dropped"] == {"cut_display": {"displays": 1, "rows": 1}}
     assert any("line 50000: display 9797 has no click" in w for w in report["warnings"])
+    assert any("clicks_test.display_id not in events: 9842 of 9842 (100.0%)" in w for w in report["warnings"])
+    assert "sample_submission has 49999 displays, clicks_test has 9842" in report["warnings"]
     assert any("page_views_sample was read instead" in w for w in report["warnings"])
     assert report["displays"]["clicks_train"]["displays"] == 9796
     assert report["orphans"]["clicks_train.display_id not in events"]["count"] == 0
