@@ -1,8 +1,8 @@
 """Blending: a weighted sum of the members' logits, its weights chosen for MAP@12 by cross-validation over displays.
 
 Several ways to choose weights compete: each member alone, all alike, the weights of greatest listwise likelihood
-(a convex problem), and those of greatest smoothed MAP@12. Cross-validation says which way to trust, and its score is
-the one reported: no display is scored by weights that have seen its label.
+(a convex problem), those of greatest smoothed MAP@12, and the mean of these three. Cross-validation says which way to
+trust, and its score is the one reported: no display is scored by weights that have seen its label.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.core.config import check
 from pipeline.core.progress import bar
 from pipeline.metrics import FUTURE_WEIGHT, PRESENT_WEIGHT, Labelled, reciprocal_rank, tie_hash, weighted_mean
 
-_ALONE, _SMOOTH = " alone", "smooth"
+_ALONE, _MEAN = " alone", "mean"
 
 Weights = NDArray[np.float64]
 Chooser = Callable[[NDArray[np.float32], Labelled], Weights]
@@ -84,10 +84,11 @@ def _gain(score: NDArray[np.float32], labels: Labelled) -> NDArray[np.float64]:
 
 
 def _best(validated: dict[str, float], gains: dict[str, NDArray[np.float64]], future: NDArray[np.bool_]) -> str:
-    """The way to trust: `smooth`, unless another combination is clearly better; a member alone, if it is clearly better
+    """The way to trust: `mean`, unless another combination is clearly better; a member alone, if it is clearly better
     than every combination. Clearly: by more than two standard errors of their difference.
 
-    A member stopped training at its best on these very displays, which flatters it alone; to combine is the safer bet.
+    A member stopped training at its best on these very displays, which flatters it alone; to combine is the safer bet,
+    and what the ways have in common safer than any of them.
     """
 
     def clearly(way: str, other: str) -> bool:
@@ -100,7 +101,7 @@ def _best(validated: dict[str, float], gains: dict[str, NDArray[np.float64]], fu
     best = max(combined, key=lambda way: validated[way])
     if clearly(single, best):
         return single
-    return best if clearly(best, _SMOOTH) else _SMOOTH
+    return best if clearly(best, _MEAN) else _MEAN
 
 
 def _standard_error(value: NDArray[np.float64], future: NDArray[np.bool_]) -> float:
@@ -121,7 +122,8 @@ def _ways(members: Sequence[str]) -> dict[str, Chooser]:
         ways |= {
             "equal": equal_weights,
             "likelihood": likelihood_weights,
-            _SMOOTH: smooth_weights,
+            "smooth": smooth_weights,
+            _MEAN: mean_weights,
         }
     return ways
 
@@ -182,6 +184,12 @@ def smooth_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
 
     found = minimize(loss, start + 1e-3, jac=True, method="L-BFGS-B", bounds=[(0, None)] * x.shape[1])
     return np.asarray(found.x) if found.x.sum() > 0 else start
+
+
+def mean_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
+    """The mean of the weights (M,) that are equal, of greatest likelihood and of greatest smoothed MAP@12."""
+    ways = (equal_weights, likelihood_weights, smooth_weights)
+    return np.mean([_scaled(choose(logits, labels), logits, labels) for choose in ways], axis=0)
 
 
 def _spread(values: Weights) -> float:

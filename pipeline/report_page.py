@@ -56,9 +56,10 @@ img { max-width: 100%; height: auto }
 {% endfor %}
 </table>
 <h2>The blend</h2>
-<p>Weights of the members' logits, chosen by: {{ report.weights.way }}. "smooth" (weights of greatest smoothed
-MAP@12) is kept unless another combination is better by more than two standard errors of their difference, and a member
-alone only if it beats every combination by as much, since it stopped training at its best on these displays.</p>
+<p>Weights of the members' logits, chosen by: {{ report.weights.way }}. "mean" (of the equal weights, those of greatest
+likelihood and those of greatest smoothed MAP@12) is kept unless another combination is better by more than two standard
+errors of their difference, and a member alone is taken only if it beats every combination by as much, since it stopped
+training at its best on these displays.</p>
 <table>
 <tr><th>member</th><th>weight</th>
 {% for name in report.weights.members %}<th>correlation with {{ name }}</th>{% endfor %}</tr>
