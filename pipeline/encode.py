@@ -8,7 +8,7 @@ of its frequency, as the winners did. A history row counts the *other* displays 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def _write_labels(engine: Engine, split: Path, part: Part, out: Path) -> dict[st
     offsets = _create(out / "offsets.npy", (displays + 1,), "i8")
     at_display = -1  # the display that the last row belongs to
     wanted = ["row", "first", "display_id", *names, *flags]
-    for start, batch in _rows(engine, split / f"{part}.parquet", lambda t: t.select(wanted), rows):
+    for start, batch in _rows(engine, split / f"{part}.parquet", lambda t: t.select(wanted), range(rows)):
         first = _numpy(batch["first"])
         for name, array in by_row.items():
             array[start : start + len(first)] = _numpy(batch[name])
@@ -110,19 +110,19 @@ def _write_labels(engine: Engine, split: Path, part: Part, out: Path) -> dict[st
 
 
 def _rows(
-    engine: Engine, path: Path, function: Callable[[ir.Table], ir.Table], total: int
+    engine: Engine, path: Path, function: Callable[[ir.Table], ir.Table], numbers: range | NDArray[np.int64]
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """A function of a file's rows, in batches, each with the number of its first row; proves that they are in order."""
+    """A function of a file's rows, in batches, each with its position; proves that they are these, in order."""
     position = 0
     for table in engine.by_ranges(path, "row", function, ("row",)):
         for batch in table.combine_chunks().to_batches(CHUNK):
-            rows = _numpy(batch["row"])
-            if rows[0] != position or rows[-1] != position + len(rows) - 1:
+            rows, end = _numpy(batch["row"]), position + batch.num_rows
+            if end > len(numbers) or (rows[0], rows[-1]) != (numbers[position], numbers[end - 1]):
                 raise ValueError(f"{path}: rows came out of order at row {position}")
             yield position, batch
-            position += len(rows)
-    if position != total:
-        raise ValueError(f"{path}: {position} rows where {total} were expected")
+            position = end
+    if position != len(numbers):
+        raise ValueError(f"{path}: {position} rows where {len(numbers)} were expected")
 
 
 def _numpy(column: pa.Array) -> NDArray[Any]:
@@ -150,7 +150,9 @@ def _encode_group(
         size = max(_reserved(min_count), (frequent or 0) + 1)
         fields[column.name] = replace(fields[column.name], size=size)
     for part, target in parts.items():
-        _write_codes(engine, folder / f"{part}.parquet", columns, vocabularies, part, target)
+        for per in ("display", "impression"):
+            chosen = [column for column in columns if column.per == per]
+            _write_codes(engine, folder / f"{part}.parquet", chosen, vocabularies, part, target)
     for column in columns:
         if column.kind == "numeric":
             fields[column.name], twin = _numeric(fields[column.name], config.buckets, parts)
@@ -192,14 +194,22 @@ def _vocabulary(history: ir.Table, column: Column, min_count: int) -> ir.Table:
 def _write_codes(
     engine: Engine,
     path: Path,
-    columns: tuple[Column, ...],
+    columns: Sequence[Column],
     vocabularies: dict[str, ir.Table],
     part: Part,
     out: EncodedPart,
 ) -> None:
-    """One pass over a group's file: the codes of categorical fields, the bags of multi-valued ones, the numbers."""
+    """One pass over a group's file, for columns that are stored by display or for such that are stored by row: the
+    codes of categorical fields, the bags of multi-valued ones, the numbers."""
+    if not columns:
+        return
+    by_display = columns[0].per == "display"
+    numbers = out.offsets[:-1] if by_display else range(out.rows)  # of the rows that are written
 
     def codes(table: ir.Table) -> ir.Table:
+        if by_display:
+            table = table.filter(table.first)
+        table = table.select("row", *(column.name for column in columns))
         for column in columns:
             if column.kind == "categorical":
                 lookup = vocabularies[column.name].select("value", found_code=f"code_{part}")
@@ -208,16 +218,18 @@ def _write_codes(
                     table[column.name].isnull(), 0, table.found_code.fill_null(1)
                 )  # 1: never seen in history
                 table = table.mutate(**{column.name: code.cast("int32")}).drop("found_code")
-        return table.drop("first")
+        return table
 
     dtypes = {"categorical": "i4", "numeric": "f4"}
     arrays = {
-        c.name: _create(out.folder / "fields" / f"{c.name}.npy", (out.rows,), dtypes[c.kind])
+        c.name: _create(out.folder / "fields" / f"{c.name}.npy", (len(numbers),), dtypes[c.kind])
         for c in columns
         if c.kind in dtypes
     }
-    bags = {c.name: _BagWriter(out, c.name, vocabularies[c.name], part) for c in columns if c.kind == "multi"}
-    for start, batch in _rows(engine, path, codes, out.rows):
+    bags = {
+        c.name: _BagWriter(out, c.name, vocabularies[c.name], part, len(numbers)) for c in columns if c.kind == "multi"
+    }
+    for start, batch in _rows(engine, path, codes, numbers):
         for name, array in arrays.items():
             array[start : start + batch.num_rows] = _numpy(batch[name])  # a null number becomes NaN
         for name, bag in bags.items():
@@ -229,13 +241,13 @@ def _write_codes(
 class _BagWriter:
     """Appends lists of {id, weight} as offsets, codes and weights; the weights of a bag are scaled to sum to 1."""
 
-    def __init__(self, out: EncodedPart, name: str, vocabulary: ir.Table, part: Part) -> None:
+    def __init__(self, out: EncodedPart, name: str, vocabulary: ir.Table, part: Part, bags: int) -> None:
         known = vocabulary.select("value", code=f"code_{part}").to_pyarrow().sort_by("value")
         self._values, self._codes = known["value"].to_numpy(), known["code"].to_numpy().astype(np.int32)
         self._folder, self._name = out.folder / "fields", name
-        self._offsets = _create(self._folder / f"{name}.offsets.npy", (out.rows + 1,), "i8")
+        self._offsets = _create(self._folder / f"{name}.offsets.npy", (bags + 1,), "i8")
         self._offsets[0] = 0
-        self._row = self._total = 0
+        self._bag = self._total = 0
         self._ids = (self._folder / f"{name}.ids.raw").open("wb")
         self._weights = (self._folder / f"{name}.weights.raw").open("wb")
 
@@ -253,8 +265,8 @@ class _BagWriter:
         weights = np.divide(weights, total[bag], out=np.zeros_like(weights), where=total[bag] > 0)
         codes.tofile(self._ids)
         weights.astype(np.float32).tofile(self._weights)
-        self._offsets[self._row + 1 : self._row + 1 + len(lengths)] = self._total + np.cumsum(lengths)
-        self._row += len(lengths)
+        self._offsets[self._bag + 1 : self._bag + 1 + len(lengths)] = self._total + np.cumsum(lengths)
+        self._bag += len(lengths)
         self._total += int(lengths.sum())
 
     def close(self) -> None:
@@ -271,8 +283,9 @@ class _BagWriter:
 
 def _numeric(number: Field, buckets: int, parts: dict[Part, EncodedPart]) -> tuple[Field, Field]:
     """Mean and scale of a numeric field, and its categorical twin by quantiles of history: 0 unknown, then 1, 2, ..."""
-    values = parts["history"].field(number.name)
-    sample = np.asarray(values[:: max(1, len(values) // _QUANTILE_ROWS)], dtype=np.float64)
+    history = parts["history"]
+    rows = np.arange(0, history.rows, max(1, history.rows // _QUANTILE_ROWS))
+    sample = history.values(number, rows).astype(np.float64)
     sample = sample[~np.isnan(sample)]
     if len(sample):
         edges = np.unique(np.quantile(sample, np.linspace(0, 1, buckets + 1)[1:-1]).astype(np.float32))
@@ -283,8 +296,8 @@ def _numeric(number: Field, buckets: int, parts: dict[Part, EncodedPart]) -> tup
     name = f"{number.name}_bucket"
     for part in parts.values():
         values = part.field(number.name)
-        codes = _create(part.folder / "fields" / f"{name}.npy", (part.rows,), "i4")
-        for start in range(0, part.rows, CHUNK):
+        codes = _create(part.folder / "fields" / f"{name}.npy", values.shape, "i4")
+        for start in range(0, len(values), CHUNK):
             piece = np.asarray(values[start : start + CHUNK])
             codes[start : start + CHUNK] = np.where(np.isnan(piece), 0, 1 + np.searchsorted(edges, piece, side="right"))
     twin = replace(number, name=name, kind="categorical", size=len(edges) + 2, twin=number.name, mean=0.0, scale=1.0)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig, temporary_folder
 from pipeline.metrics import DivergedError
 from pipeline.models.base import Choice, Kind, SearchSpace
-from pipeline.schemas.encoded import Encoded, EncodedPart, open_array
+from pipeline.schemas.encoded import Encoded, EncodedPart, Field, open_array
 from pipeline.schemas.fitting import FitOptions
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -199,12 +200,12 @@ def sample(encoded: Encoded, displays: int, seed: int, out: Path) -> Encoded:
     for name, part in parts.items():
         count = max(1, round(part.displays * displays / total))
         chosen = np.sort(random.choice(part.displays, count, replace=False))
-        description["parts"][name] = _copy(part, chosen, out / name)
+        description["parts"][name] = _copy(part, encoded.fields.values(), chosen, out / name)
     write_text(out / "fields.json", json.dumps(description))
     return Encoded(out)
 
 
-def _copy(part: EncodedPart, chosen: NDArray[np.int64], out: Path) -> dict[str, int]:
+def _copy(part: EncodedPart, fields: Iterable[Field], chosen: NDArray[np.int64], out: Path) -> dict[str, int]:
     """Copy the chosen displays of a part, array by array."""
     (out / "fields").mkdir(parents=True)
     rows = _ranges(part.offsets, chosen)
@@ -212,14 +213,15 @@ def _copy(part: EncodedPart, chosen: NDArray[np.int64], out: Path) -> dict[str, 
     for path in sorted(part.folder.glob("*.npy")):
         if path.stem != "offsets":
             np.save(out / path.name, open_array(path)[rows if path.stem in ("ad_id", "clicked") else chosen])
-    for path in sorted((part.folder / "fields").glob("*.npy")):
-        name, _, kind = path.stem.partition(".")
-        if not kind:
-            np.save(out / "fields" / path.name, open_array(path)[rows])
-        elif kind == "offsets":
-            np.save(out / "fields" / path.name, _offsets(open_array(path), rows))
-        else:
-            np.save(out / "fields" / path.name, open_array(path)[_ranges(part.field(name, "offsets"), rows)])
+    for field in fields:
+        stored = chosen if field.per == "display" else rows
+        if field.kind != "multi":
+            np.save(out / "fields" / f"{field.name}.npy", part.field(field.name)[stored])
+            continue
+        offsets = part.field(field.name, "offsets")
+        np.save(out / "fields" / f"{field.name}.offsets.npy", _offsets(offsets, stored))
+        for kind in ("ids", "weights"):
+            np.save(out / "fields" / f"{field.name}.{kind}.npy", part.field(field.name, kind)[_ranges(offsets, stored)])
     return {"rows": len(rows), "displays": len(chosen)}
 
 

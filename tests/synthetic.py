@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field, write_fields
 from pipeline.schemas.impressions import COLD, Part
+
+Per = Literal["display", "impression"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Bag:
 class Displays:
     """What a part holds: lengths (D,) of its displays, and for its N rows the columns by field, labels and ids.
 
+    Columns hold a value for each row, also of fields whose value a display's ads share: those are written by display.
     ad_id counts the rows if it is not given, display_id the displays; all displays are present.
     """
 
@@ -113,7 +116,7 @@ def _write_part(folder: Path, fields: Sequence[Field], part: Displays) -> None:
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     for f in fields:
-        column = part.columns[f.name]
+        column = by_display(part, f.name) if f.per == "display" else part.columns[f.name]
         if isinstance(column, Bag):
             for kind in ("offsets", "ids", "weights"):
                 np.save(folder / "fields" / f"{f.name}.{kind}.npy", getattr(column, kind))
@@ -122,16 +125,31 @@ def _write_part(folder: Path, fields: Sequence[Field], part: Displays) -> None:
             np.save(folder / "fields" / f"{f.name}.npy", column.astype(dtype))
 
 
-def categorical(name: str, size: int) -> Field:
-    return Field(name=name, group="synthetic", kind="categorical", per="impression", meaning="", size=size)
+def by_display(part: Displays, name: str) -> Any:
+    """A column's value for each display; ValueError if the ads of a display do not share it."""
+    column, first = part.columns[name], np.repeat(part.offsets[:-1], part.lengths)
+    if isinstance(column, Bag):
+        rows = [column.row(r) for r in range(part.rows)]
+        shared = all(row == rows[at] for row, at in zip(rows, first, strict=True))
+        column = Bag.of([rows[at] for at in part.offsets[:-1]])
+    else:
+        shared = np.array_equal(column, column[first], equal_nan=column.dtype.kind == "f")
+        column = column[part.offsets[:-1]]
+    if not shared:
+        raise ValueError(f"{name}: the ads of a display have different values")
+    return column
 
 
-def multi(name: str, size: int) -> Field:
-    return Field(name=name, group="synthetic", kind="multi", per="impression", meaning="", size=size)
+def categorical(name: str, size: int, per: Per = "impression") -> Field:
+    return Field(name=name, group="synthetic", kind="categorical", per=per, meaning="", size=size)
 
 
-def numeric(name: str) -> Field:
-    return Field(name=name, group="synthetic", kind="numeric", per="impression", meaning="")
+def multi(name: str, size: int, per: Per = "impression") -> Field:
+    return Field(name=name, group="synthetic", kind="multi", per=per, meaning="", size=size)
+
+
+def numeric(name: str, per: Per = "impression") -> Field:
+    return Field(name=name, group="synthetic", kind="numeric", per=per, meaning="")
 
 
 def draw_clicks(
@@ -151,14 +169,16 @@ def best_of(score: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[n
     return clicked
 
 
-#: All kinds of field: what `mixed` fills.
+#: All kinds of field, by impression and by display: what `mixed` fills.
 MIXED = [
     categorical("ad", 24),
-    categorical("page", 7),
+    categorical("page", 7, "display"),
     multi("topic", 9),
     multi("entity", 5),
+    multi("viewed", 6, "display"),
     numeric("age"),
     numeric("rate"),
+    numeric("hour", "display"),
 ]
 
 
@@ -185,8 +205,17 @@ def mixed(random: np.random.Generator, displays: int, unseen: bool = False) -> D
         "age": age,
         "rate": rate,
     }
+    columns |= _of_displays(random, lengths)
     ids = random.permutation(10 * displays)[:displays].astype(np.uint32)
     return Displays(lengths, columns, clicked, (ad + 100).astype(np.uint32), ids, random.random(displays) < 0.5)
+
+
+def _of_displays(random: np.random.Generator, lengths: NDArray[np.int64]) -> dict[str, Any]:
+    """A bag and a number, sometimes unknown, that all ads of a display share."""
+    of = np.repeat(np.arange(len(lengths)), lengths)
+    bag, hour = _random_bag(random, len(lengths), 6), random.normal(12, 4, len(lengths)).astype(np.float32)
+    hour[random.random(len(lengths)) < 0.2] = np.nan
+    return {"viewed": Bag.of([bag.row(d) for d in of]), "hour": hour[of]}
 
 
 def _random_bag(random: np.random.Generator, rows: int, size: int) -> Bag:

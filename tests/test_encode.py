@@ -95,7 +95,15 @@ def column(name: str, kind: str, per: Literal["impression", "display"] = "impres
 
 
 def codes(encoded: Encoded, part: str, name: str) -> list[int]:
-    return encoded.part(part).field(name).tolist()  # type: ignore[arg-type,no-any-return]
+    """Of each row."""
+    return by_row(encoded, part, name).tolist()  # type: ignore[no-any-return]
+
+
+def by_row(encoded: Encoded, part: str, name: str) -> Any:
+    """The values of each row; what is stored has one for each display, or for each row."""
+    field, of = encoded.fields[name], encoded.part(part)  # type: ignore[arg-type]
+    assert of.field(name).shape == ((of.displays if field.per == "display" else of.rows),)
+    return of.values(field, np.arange(of.rows))
 
 
 # --- vocabularies -------------------------------------------------------------------------------------------------
@@ -194,12 +202,16 @@ def test_categorical_fields_of_the_world(
 
 
 def bags(encoded: Encoded, part: str, name: str) -> list[list[tuple[int, float]]]:
+    """Of each row."""
     of = encoded.part(part)  # type: ignore[arg-type]
     offsets, ids, weights = (of.field(name, kind) for kind in ("offsets", "ids", "weights"))
     assert (offsets.dtype, ids.dtype, weights.dtype) == (np.int64, np.int32, np.float32)
     assert offsets[0] == 0
     assert offsets[-1] == len(ids) == len(weights)
-    return [list(zip(ids[a:b].tolist(), weights[a:b].tolist(), strict=True)) for a, b in pairwise(offsets)]
+    stored = [list(zip(ids[a:b].tolist(), weights[a:b].tolist(), strict=True)) for a, b in pairwise(offsets)]
+    if encoded.fields[name].per == "impression":
+        return stored
+    return [stored[display] for display in np.repeat(np.arange(of.displays), np.diff(of.offsets))]
 
 
 def pairs(*of: tuple[int, float]) -> list[dict[str, float]]:
@@ -329,7 +341,7 @@ def test_numbers_of_the_world(
                 share = np.arange(1, encode_config.buckets) / encode_config.buckets
                 edges = sorted({np.float32(edge) for edge in np.quantile(known, share)})
                 for part, values in arrays.items():
-                    assert np.array_equal(result.part(part).field(c.name), values.astype(np.float32), equal_nan=True)
+                    assert np.array_equal(by_row(result, part, c.name), values.astype(np.float32), equal_nan=True)
                     expected = [0 if np.isnan(v) else 1 + sum(v >= edge for edge in edges) for v in values]
                     assert codes(result, part, f"{c.name}_bucket") == expected, (split, part, c.name)
                 assert result.fields[c.name].mean == pytest.approx(known.mean())

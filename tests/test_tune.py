@@ -32,7 +32,7 @@ from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions, Fitted
 from pipeline.stages.tune import main
 from pipeline.tune import TuningConfig, sample, tune
-from tests.synthetic import MIXED, Bag, Displays, mixed, write_encoded, write_mixed
+from tests.synthetic import MIXED, Bag, Displays, by_display, mixed, write_encoded, write_mixed
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -418,7 +418,7 @@ def test_a_sample_has_whole_displays_and_aligned_fields(
     for array in ("ad_id", "clicked", "future"):
         np.testing.assert_array_equal(found.array(array), getattr(expected, array))
     for f in MIXED:
-        column = expected.columns[f.name]
+        column = by_display(expected, f.name) if f.per == "display" else expected.columns[f.name]
         if isinstance(column, Bag):
             for kind in ("offsets", "ids", "weights"):
                 np.testing.assert_array_equal(found.field(f.name, kind), getattr(column, kind))

@@ -6,7 +6,7 @@ The data set is built from memory-mapped columns, chunk by chunk: only LightGBM'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.config import check
 from pipeline.core.errors import ParameterError
+from pipeline.core.files import read_json, write_json
 from pipeline.core.progress import bar, log
 from pipeline.metrics import map12
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
@@ -76,28 +77,28 @@ class _Columns(lgb.Sequence):
     batch_size = 1 << 16
 
     def __init__(self, part: EncodedPart, fields: Sequence[Field]) -> None:
-        self._rows, self._arrays = part.rows, [part.field(field.name) for field in fields]
+        self._part = part
+        self._by_display = [field.per == "display" for field in fields]
+        self._arrays = [part.field(field.name) for field in fields]
 
     def __len__(self) -> int:
-        return self._rows
+        return self._part.rows
 
     def __getitem__(self, index: int | slice | list[int]) -> NDArray[np.float64]:
-        if isinstance(index, slice):
-            return np.stack([array[index] for array in self._arrays], axis=1).astype(np.float64)
-        if isinstance(index, list):
-            return np.stack([array[np.asarray(index)] for array in self._arrays], axis=1).astype(np.float64)
-        return np.array([array[index] for array in self._arrays], dtype=np.float64)
+        rows = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index)
+        displays = self._part.display_of(rows)
+        of = zip(self._arrays, self._by_display, strict=True)
+        return np.stack([array[displays if shared else rows] for array, shared in of], axis=-1).astype(np.float64)
 
 
 class GradientBoostedTrees:
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.fields: list[str] = []
+        self.fields: list[Field] = []
         self.booster: lgb.Booster | None = None
 
     def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
-        fields = self._chosen(encoded)
-        self.fields = [field.name for field in fields]
+        fields = self.fields = self._chosen(encoded)
         history, target = encoded.part("history"), encoded.part("target")
         parameters = self._parameters(options.runtime.cores)
         train = self._dataset(history, fields, parameters)
@@ -123,8 +124,7 @@ class GradientBoostedTrees:
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
         if self.booster is None:
             raise ValueError("fit or load the model before predicting")
-        names = self.fields
-        columns = _Columns(part, [Field(name=n, group="", kind="numeric", per="impression", meaning="") for n in names])
+        columns = _Columns(part, self.fields)
         score = np.empty(part.rows)
         with bar(part.rows, "predicting") as shown:
             for start in range(0, part.displays, _CHUNK_DISPLAYS):
@@ -136,11 +136,11 @@ class GradientBoostedTrees:
     def save(self, folder: Path) -> None:
         if self.booster is None:
             raise ValueError("fit the model before saving it")
-        (folder / "fields.txt").write_text("\n".join(self.fields), encoding="utf-8")
+        write_json(folder / "fields.json", [asdict(field) for field in self.fields])
         self.booster.save_model(folder / "trees.txt")
 
     def load(self, folder: Path) -> None:
-        self.fields = (folder / "fields.txt").read_text(encoding="utf-8").split("\n")
+        self.fields = [Field(**values) for values in read_json(folder / "fields.json")]
         self.booster = lgb.Booster(model_file=folder / "trees.txt")
 
     def _chosen(self, encoded: Encoded) -> list[Field]:

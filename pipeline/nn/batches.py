@@ -129,18 +129,25 @@ class Reader:
         offsets = self.part.offsets[start : stop + 1]
         first, last = int(offsets[0]), int(offsets[-1])
         inputs, n = self.inputs, last - first
+        display = np.repeat(np.arange(stop - start), np.diff(offsets))  # of each row
+
+        def by_row(array: NDArray[Any], field: Field) -> NDArray[Any]:
+            return np.asarray(array[start:stop][display] if field.per == "display" else array[first:last])
+
         codes = np.empty((n, len(self._codes)), dtype=np.int64)
-        for j, array in enumerate(self._codes):
-            np.add(array[first:last], inputs.first_ids[j], out=codes[:, j])
+        for j, (array, field) in enumerate(zip(self._codes, inputs.categorical, strict=True)):
+            np.add(by_row(array, field), inputs.first_ids[j], out=codes[:, j])
         numbers = np.empty((n, len(self._numbers)), dtype=np.float32)
         for j, (array, field) in enumerate(zip(self._numbers, inputs.numeric, strict=True)):
-            numbers[:, j] = (array[first:last] - np.float32(field.mean)) / np.float32(field.scale)
+            numbers[:, j] = (by_row(array, field) - np.float32(field.mean)) / np.float32(field.scale)
         np.nan_to_num(numbers, copy=False, nan=0.0)
         bags = []
-        for j, (bag_offsets, ids, weights) in enumerate(self._bags):
-            o = np.asarray(bag_offsets[first : last + 1])
+        for j, ((bag_offsets, ids, weights), field) in enumerate(zip(self._bags, inputs.multi, strict=True)):
+            low, high = (start, stop) if field.per == "display" else (first, last)
+            o = np.asarray(bag_offsets[low : high + 1])
             fused = ids[o[0] : o[-1]].astype(np.int64) + inputs.first_ids[len(self._codes) + j]
-            bags.append(_Bag(o - o[0], fused, np.asarray(weights[o[0] : o[-1]])))
+            bag = _Bag(o - o[0], fused, np.asarray(weights[o[0] : o[-1]]))
+            bags.append(bag.take(display) if field.per == "display" else bag)
         clicked = None if self._clicked is None else self._clicked[first:last].astype(np.float32)
         return _Rows(offsets - first, codes, numbers, bags, clicked)
 
@@ -150,6 +157,10 @@ class _Bag:
     offsets: NDArray[np.int64]
     ids: NDArray[np.int64]
     weights: NDArray[np.float32]
+
+    def take(self, chosen: NDArray[np.int64]) -> _Bag:
+        lengths, values = _gather(self.offsets, chosen)
+        return _Bag(np.append(0, np.cumsum(lengths)), self.ids[values], self.weights[values])
 
 
 @dataclass(slots=True)

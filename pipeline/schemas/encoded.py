@@ -8,8 +8,13 @@
         future.npy, cold_*.npy      (D,) bool; cold_* only in target: some ad, the user, the page is new
         ad_id.npy                   (N,) uint32
         clicked.npy                 (N,) uint8, not there where the label is unknown
-        fields/FIELD.npy            (N,) int32 codes of a categorical field, or float32 of a numeric one (NaN: unknown)
-        fields/FIELD.offsets.npy    (N + 1,) int64, with FIELD.ids.npy int32, FIELD.weights.npy float32: multi-valued
+        fields/FIELD.npy            (D,) or (N,) int32 codes of a categorical field, or float32 of a numeric one
+                                    (NaN: unknown)
+        fields/FIELD.offsets.npy    (D + 1,) or (N + 1,) int64, with FIELD.ids.npy int32, FIELD.weights.npy float32:
+                                    multi-valued
+
+A field whose value all ads of a display share (`Field.per` is "display") stands once for each display, (D,), any other
+one for each row, (N,). `EncodedPart.values` gives either by row.
 
 Codes count from 0 within their field: 0 is "unknown", then come the buckets of rare values by their frequency, then the
 frequent values, most frequent first. What reads them fuses the fields that it uses into one id space (`fuse`), so that
@@ -36,6 +41,7 @@ from pipeline.schemas.impressions import Part
 class Field:
     """One input of a model.
 
+    per: whether its arrays hold a value for each display or for each impression (row).
     size: number of codes (0 for a numeric field). twin: the numeric field of which this is the bucketised twin.
     mean, scale: of a numeric field's known values in history; scale is never 0.
     """
@@ -68,8 +74,16 @@ class EncodedPart:
         return open_array(self.folder / f"{name}.npy")
 
     def field(self, name: str, kind: str = "") -> NDArray[Any]:
-        """A field's array; kind: offsets, ids or weights of a multi-valued one."""
+        """A field's array as stored, by display or by row; kind: offsets, ids or weights of a multi-valued one."""
         return open_array(self.folder / "fields" / f"{name}{kind and f'.{kind}'}.npy")
+
+    def values(self, field: Field, rows: NDArray[np.integer[Any]]) -> NDArray[Any]:
+        """The values of a categorical or numeric field in some rows, whatever it is stored by. (R,) -> (R,)"""
+        return self.field(field.name)[self.display_of(rows) if field.per == "display" else rows]
+
+    def display_of(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """The display to which each of some rows belongs. (R,) -> (R,) in 0..D-1"""
+        return np.searchsorted(self.offsets, rows, side="right") - 1
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:

@@ -52,22 +52,25 @@ def naive_terms(
 ) -> tuple[list[float], list[Floats], Floats]:
     """w_i and e_i of each field (categorical, then multi-valued) and the scaled numbers of a row, from the files."""
     table = network.embed.table.weight.detach().numpy().astype(float)
+    display = int(np.searchsorted(part.offsets, row, side="right")) - 1
     by_kind: dict[str, list[Any]] = {"categorical": [], "multi": [], "numeric": []}
+    at = {}
     for f in encoded.fields.values():
         by_kind[f.kind].append(f)
+        at[f.name] = display if f.per == "display" else row
     first, rows = 0, []
     for f in by_kind["categorical"]:
-        rows.append(table[first + part.field(f.name)[row]])
+        rows.append(table[first + part.field(f.name)[at[f.name]]])
         first += f.size
     for f in by_kind["multi"]:
-        start, end = part.field(f.name, "offsets")[row : row + 2]
+        start, end = part.field(f.name, "offsets")[at[f.name] : at[f.name] + 2]
         total = np.zeros(table.shape[1])
         for k in range(start, end):
             total = total + part.field(f.name, "weights")[k] * table[first + part.field(f.name, "ids")[k]]
         rows.append(total)
         first += f.size
     assert first == len(table)
-    numbers = [(float(part.field(f.name)[row]) - f.mean) / f.scale for f in by_kind["numeric"]]
+    numbers = [(float(part.field(f.name)[at[f.name]]) - f.mean) / f.scale for f in by_kind["numeric"]]
     return [r[0] for r in rows], [r[1:] for r in rows], np.array([0 if math.isnan(x) else x for x in numbers])
 
 
