@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -90,7 +91,9 @@ def test_a_group_is_one_file_and_one_line(
     assert found["parity"].to_pylist() == [ad % 2 for ad in rows["ad_id"].to_pylist()]
     encoded = Encoded(tmp_path / "encoded")
     assert list(encoded.fields) == ["parity", "half", "half_bucket"]
-    assert encoded.part("target").field("half").tolist() == [ads / 2 for ads in rows["ads"].to_pylist()]
+    target = encoded.part("target")
+    half = target.values(encoded.fields["half"], np.arange(target.rows))
+    assert half.tolist() == [ads / 2 for ads in rows["ads"].to_pylist()]
 
 
 BROKEN = {
