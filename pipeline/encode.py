@@ -51,16 +51,24 @@ class EncodeConfig:
 
 
 def encode_split(
-    engine: Engine, split: Path, features: Path, groups: list[str], config: EncodeConfig, out: Path
+    engine: Engine,
+    split: Path,
+    features: Path,
+    groups: list[str],
+    config: EncodeConfig,
+    out: Path,
+    *,
+    leaks: bool = True,
 ) -> None:
-    """Write data/encoded/SPLIT into the folder `out`, whole or not at all."""
+    """Write data/encoded/SPLIT into the folder `out`, whole or not at all; columns of scope `future` if `leaks`."""
     with atomic_path(out) as partial:
         (partial / "vocabulary").mkdir(parents=True)
         counts = {part: _write_labels(engine, split, part, partial / part) for part in PARTS}
         parts = {part: EncodedPart(partial / part, **counts[part]) for part in PARTS}
         fields: list[Field] = []
         for group in groups:
-            fields += _encode_group(engine, features / group, group, config, partial, parts)
+            columns = tuple(c for c in read_columns(features / group) if leaks or c.scope != "future")
+            fields += _encode_group(engine, features / group, group, columns, config, partial, parts)
         duplicates = {f.name for f in fields if [g.name for g in fields].count(f.name) > 1}
         if duplicates:
             raise ValueError(f"fields {sorted(duplicates)} are declared by more than one group")
@@ -133,10 +141,18 @@ def _numpy(column: pa.Array) -> NDArray[Any]:
 
 
 def _encode_group(
-    engine: Engine, folder: Path, group: str, config: EncodeConfig, out: Path, parts: dict[Part, EncodedPart]
+    engine: Engine,
+    folder: Path,
+    group: str,
+    columns: tuple[Column, ...],
+    config: EncodeConfig,
+    out: Path,
+    parts: dict[Part, EncodedPart],
 ) -> list[Field]:
-    columns = read_columns(folder)
-    fields = {c.name: Field(name=c.name, group=group, kind=c.kind, per=c.per, meaning=c.meaning) for c in columns}
+    fields = {
+        c.name: Field(name=c.name, group=group, kind=c.kind, per=c.per, meaning=c.meaning, scope=c.scope or "static")
+        for c in columns
+    }
     vocabularies = {}
     for column in columns:
         if column.kind == "numeric":

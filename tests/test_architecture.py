@@ -34,7 +34,7 @@ LAYERS = (
     {"core"},
 )
 #: Modules of a package of equals that all of its modules may import.
-SHARED = {"models": {"base"}, "features": {"base", "documents", "smoothing"}}
+SHARED = {"models": {"base"}, "features": {"base", "subjects", "smoothing"}}
 #: Command line options that name a module which the stage imports by that name.
 DYNAMIC = {"--group": "features", "--model": "models"}
 
@@ -195,6 +195,8 @@ def sections_read(module: str) -> Iterator[str]:
                 yield str(node.args[1].value)
             elif called == "feature_names":
                 yield "features"
+            elif called == "leaks_allowed":
+                yield "leaks"
             elif called == "model_config":
                 yield "models"
 

@@ -447,6 +447,21 @@ def test_names_that_two_groups_share_are_an_error(
     assert not (tmp_path / "out").exists()
 
 
+def test_without_leaks_no_column_of_the_future_is_encoded(
+    splits: dict[str, Path], features: dict[str, Path], engine: Engine, tmp_path: Path
+) -> None:
+    groups = ["leak", "context"]
+    for leaks in (True, False):
+        out = tmp_path / f"leaks-{leaks}"
+        encode_split(engine, splits["validation"], features["validation"], groups, EncodeConfig(), out, leaks=leaks)
+        encoded = Encoded(out)
+        scopes = {field.scope for field in encoded.fields.values()}
+        assert scopes == ({"static", "future"} if leaks else {"static"})
+        assert ("leak" in encoded.fields) == leaks
+        chosen = {field.name for field in encoded.select((), (), ("static",))}
+        assert chosen == {name for name, field in encoded.fields.items() if field.scope == "static"}
+
+
 def test_rows_out_of_order_are_an_error(
     splits: dict[str, Path], features: dict[str, Path], engine: Engine, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pipeline import views as module
 from pipeline.core.engine import Engine
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.features.documents import UNIT
+from pipeline.features.subjects import UNIT
 from pipeline.schemas.impressions import PARTS, SplitInfo
 from pipeline.views import ViewsConfig, write_views
 

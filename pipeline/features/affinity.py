@@ -6,7 +6,7 @@ import ibis.expr.types as ir
 
 from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
-from pipeline.features.documents import SUBJECTS, UNIT, Subject, weighed
+from pipeline.features.subjects import SUBJECTS, UNIT, Subject, weighed
 from pipeline.schemas.features import Column
 
 

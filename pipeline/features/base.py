@@ -48,12 +48,17 @@ class Inputs:
 class Group:
     """A feature group.
 
-    build: an expression with `row`, `first` and the declared columns, one row for each of `inputs.impressions`.
+    scope: of all columns that name none of their own. build: an expression with `row`, `first` and the declared
+    columns, one row for each of `inputs.impressions`.
     """
 
     scope: Scope
     columns: tuple[Column, ...]
     build: Callable[[Inputs], ir.Table]
+
+    def __post_init__(self) -> None:
+        scoped = tuple(replace(column, scope=column.scope or self.scope) for column in self.columns)
+        object.__setattr__(self, "columns", scoped)
 
 
 def load_group(name: str) -> Group:

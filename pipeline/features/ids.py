@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import ibis
 import ibis.expr.types as ir
 
 from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
+from pipeline.features.subjects import SUBJECTS, about, bags
 from pipeline.schemas.features import MULTI_TYPE, Column
-
-
-def _about(inputs: Inputs, subject: str) -> ir.Table:
-    """document_id -> a list of {id, weight}, sorted by id, from documents_categories or documents_topics."""
-    table = inputs.table({"category": "documents_categories", "topic": "documents_topics"}[subject])
-    pair = ibis.struct({"id": table[f"{subject}_id"], "weight": table.confidence_level})
-    return table.group_by("document_id").aggregate(about=pair.collect()).mutate(about=lambda t: t.about.sort())
 
 
 def build(inputs: Inputs) -> ir.Table:
@@ -23,9 +16,9 @@ def build(inputs: Inputs) -> ir.Table:
     for side, key in {"page": "page_id", "ad": "ad_document_id"}.items():
         known = meta.rename({f"{side}_source_id": "source_id", f"{side}_publisher_id": "publisher_id"})
         table = look_up(table, known, {key: "document_id"})
-        for subject in ("category", "topic"):
-            about = inputs.once(_about(inputs, subject)).rename({f"{side}_{subject}": "about"})
-            table = look_up(table, about, {key: "document_id"})
+        for subject in SUBJECTS:
+            listed = inputs.once(bags(about(inputs, subject), "document_id", "about"))
+            table = look_up(table, listed.rename({f"{side}_{subject}": "about"}), {key: "document_id"})
     return table
 
 

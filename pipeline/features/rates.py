@@ -5,15 +5,9 @@ from __future__ import annotations
 import ibis.expr.types as ir
 
 from pipeline.features.base import Group, Inputs
-from pipeline.features.smoothing import add_rates
+from pipeline.features.smoothing import AD_KEYS, add_rates
 from pipeline.schemas.features import Column
 
-KEYS = {
-    "ad": "ad_id",
-    "ad_document": "ad_document_id",
-    "campaign": "campaign_id",
-    "advertiser": "advertiser_id",
-}
 _MEANING = {
     "shows": "log(1 + times shown)",
     "rate": "logit of the smoothed click rate",
@@ -22,14 +16,14 @@ _MEANING = {
 
 
 def build(inputs: Inputs) -> ir.Table:
-    return add_rates(inputs, KEYS)
+    return add_rates(inputs, AD_KEYS)
 
 
 GROUP = Group(
     scope="out-of-fold",
     columns=tuple(
         Column(name=f"{key}_{measure}", kind="numeric", dtype="float32", meaning=f"{meaning}, of the {key}")
-        for key in KEYS
+        for key in AD_KEYS
         for measure, meaning in _MEANING.items()
     ),
     build=build,

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 #: 1/n for a display of n ads, in whole units: sums of integers do not depend on their order. lcm(1..12).
 UNITS = 27_720
+#: The names of what an ad is known by -> its column.
+AD_KEYS = {
+    "ad": "ad_id",
+    "ad_document": "ad_document_id",
+    "campaign": "campaign_id",
+    "advertiser": "advertiser_id",
+}
 _COUNTS = ("shows", "clicks", "expected")
 
 

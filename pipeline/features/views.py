@@ -7,7 +7,7 @@ import ibis.expr.types as ir
 
 from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
-from pipeline.features.documents import SUBJECTS, about, bags
+from pipeline.features.subjects import SUBJECTS, about, bags
 from pipeline.schemas.features import MULTI_TYPE, Column
 
 #: How many of the latest views make the fields.

@@ -21,6 +21,7 @@ from pipeline.core.progress import bar, log
 from pipeline.metrics import map12
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
+from pipeline.schemas.features import Scope
 from pipeline.schemas.fitting import FitOptions, Fitted
 from pipeline.schemas.predictions import labels_of, within_display_logits
 
@@ -30,8 +31,9 @@ _CHUNK_DISPLAYS = 1 << 17
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """groups, fields: what the trees may read, whole feature groups and single encoded fields; everything if both are
-    empty. Of whole groups they take the numeric fields, and the categorical ones of at most `max_categories` codes; of
-    a larger one they should get the click rates.
+    empty; scopes: of these only what has one of these scopes (schemas.features), all if empty. Of whole groups they
+    take the numeric fields, and the categorical ones of at most `max_categories` codes; of a larger one they should get
+    the click rates.
 
     rounds: trees at most. evaluate_every: rounds between two measurements of MAP@12; patience: how many measurements in
     a row may bring no gain before training stops. The rest is LightGBM's own.
@@ -39,6 +41,7 @@ class Config:
 
     groups: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
+    scopes: tuple[Scope, ...] = ()
     max_categories: int = 64
     objective: Literal["binary", "lambdarank", "rank_xendcg"] = "lambdarank"
     rounds: int = 1000
@@ -149,7 +152,7 @@ class GradientBoostedTrees:
             raise ParameterError(f"fields {multi}: have several values a row, which trees do not read; leave them out")
         chosen = [
             field
-            for field in encoded.select(self.config.groups, self.config.fields)
+            for field in encoded.select(self.config.groups, self.config.fields, self.config.scopes)
             if field.kind == "numeric"
             or field.name in self.config.fields
             or (field.kind == "categorical" and field.twin is None and field.size <= self.config.max_categories)

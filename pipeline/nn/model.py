@@ -32,7 +32,10 @@ class NetworkModel:
 
     def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
         torch.manual_seed(self.config.seed)
-        self.runtime, self.fields = options.runtime, encoded.select(self.config.groups, self.config.fields)
+        self.runtime, self.fields = (
+            options.runtime,
+            encoded.select(self.config.groups, self.config.fields, self.config.scopes),
+        )
         inputs = Inputs(self.fields)
         self.network = self.make(inputs, self.config)
         checkpoint = options.checkpoint

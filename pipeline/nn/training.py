@@ -25,6 +25,7 @@ from pipeline.nn.batches import Batch, Inputs, Reader
 from pipeline.nn.layers import FieldEmbedding, Linear
 from pipeline.nn.losses import LOSSES
 from pipeline.schemas.encoded import EncodedPart
+from pipeline.schemas.features import Scope
 from pipeline.schemas.predictions import labels_of, within_display_logits
 
 
@@ -33,6 +34,7 @@ class TrainingConfig:
     """How a network is trained; the config of each network adds what it is made of.
 
     groups, fields: what it reads, whole feature groups and single encoded fields; everything if both are empty.
+    scopes: of these only what has one of these scopes (schemas.features); all if empty.
     loss: listwise is the likelihood of the data (one click a display); pointwise takes each impression by itself.
     learning_rate: of the dense weights (Adam); embedding_learning_rate: of the table's rows (lazy Adam).
     l2: of the weights and embeddings that a batch reads, for each time they are read.
@@ -43,6 +45,7 @@ class TrainingConfig:
 
     groups: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
+    scopes: tuple[Scope, ...] = ()
     loss: Literal["listwise", "pointwise"] = "listwise"
     learning_rate: float = 1e-3
     embedding_learning_rate: float = 1e-3

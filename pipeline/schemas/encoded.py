@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import ParameterError
 from pipeline.core.files import read_json, write_json
+from pipeline.schemas.features import Scope
 from pipeline.schemas.impressions import Part
 
 
@@ -41,8 +42,9 @@ from pipeline.schemas.impressions import Part
 class Field:
     """One input of a model.
 
-    per: whether its arrays hold a value for each display or for each impression (row).
-    size: number of codes (0 for a numeric field). twin: the numeric field of which this is the bucketised twin.
+    per: whether its arrays hold a value for each display or for each impression (row). scope: what it knows
+    (schemas.features). size: number of codes (0 for a numeric field).
+    twin: the numeric field of which this is the bucketised twin.
     mean, scale: of a numeric field's known values in history; scale is never 0.
     """
 
@@ -51,6 +53,7 @@ class Field:
     kind: Literal["categorical", "multi", "numeric"]
     per: Literal["display", "impression"]
     meaning: str
+    scope: Scope = "static"
     size: int = 0
     twin: str | None = None
     mean: float = 0.0
@@ -112,8 +115,8 @@ class Encoded:
     def part(self, part: Part) -> EncodedPart:
         return EncodedPart(self.folder / part, **self._counts[part])
 
-    def select(self, groups: Sequence[str], names: Sequence[str]) -> list[Field]:
-        """The fields of some feature groups, then the named ones; all fields if both are empty.
+    def select(self, groups: Sequence[str], names: Sequence[str], scopes: Sequence[Scope] = ()) -> list[Field]:
+        """The fields of some feature groups and the named ones (all if both are empty), of some scopes (all if empty).
 
         Raises ParameterError if a group or a field is not there.
         """
@@ -122,9 +125,8 @@ class Encoded:
             unknown = [name for name in asked if name not in there]
             if unknown:
                 raise ParameterError(f"{what}: {', '.join(unknown)} not encoded; there are {', '.join(sorted(there))}")
-        if not groups and not names:
-            return list(self.fields.values())
-        return [field for name, field in self.fields.items() if field.group in groups or name in names]
+        named = [f for f in self.fields.values() if not (groups or names) or f.group in groups or f.name in names]
+        return [field for field in named if not scopes or field.scope in scopes]
 
 
 def write_fields(folder: Path, fields: Sequence[Field], parts: Mapping[Part, dict[str, int]], digest: str) -> None:

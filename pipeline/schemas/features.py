@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.core.config import read_yaml
 from pipeline.core.errors import ParameterError
@@ -17,10 +17,11 @@ from pipeline.core.files import read_json, write_json
 
 #: categorical: one id or text, null if unknown. multi: a list of {id, weight}. numeric: a number, null if unknown.
 Kind = Literal["categorical", "multi", "numeric"]
-#: What a history row may know. static: nothing of the labels or of time; time-causal: only what came before its
-#: display; future: also page views and events after it, but no labels; out-of-fold: labels of other folds of displays
-#: only (target knows those of all history).
-Scope = Literal["static", "time-causal", "future", "out-of-fold"]
+#: What a row may know. static: nothing of the labels or of time; time-causal: only what came before its display;
+#: past-clicks: also labels of history's displays before it; future: page views and events after it, too, but no labels;
+#: out-of-fold: labels of history whenever they were given, a history row only those of other folds of displays.
+Scope = Literal["static", "time-causal", "past-clicks", "future", "out-of-fold"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 #: Columns that every file of features takes over from the impressions.
 ALIGNMENT = ("row", "first")
 MULTI_TYPE = "array<struct<id: uint32, weight: float32>>"
@@ -32,6 +33,7 @@ class Column:
 
     dtype: the Ibis type in which it is written.
     per: whether all ads of a display share the value.
+    scope: what it may know; None for the scope of its group.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Column:
     dtype: str
     meaning: str
     per: Literal["display", "impression"] = "impression"
+    scope: Scope | None = None
 
 
 def write_columns(folder: Path, columns: tuple[Column, ...]) -> None:
@@ -57,3 +60,11 @@ def feature_names(params: Path) -> list[str]:
     if len(set(names)) < len(names):
         raise ParameterError(f"{params}: features: a group stands twice in {names}")
     return names
+
+
+def leaks_allowed(params: Path) -> bool:
+    """The switch `leaks` of params.yaml, whether models may read columns of scope `future`; ParameterError if none."""
+    value = read_yaml(params).get("leaks")
+    if not isinstance(value, bool):
+        raise ParameterError(f"{params}: leaks: must be true or false, found {value!r}")
+    return value

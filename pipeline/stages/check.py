@@ -15,7 +15,7 @@ from pipeline.features.base import load_group
 from pipeline.features.smoothing import SmoothingConfig
 from pipeline.ingest.config import IngestConfig
 from pipeline.models.base import model_config
-from pipeline.schemas.features import feature_names
+from pipeline.schemas.features import feature_names, leaks_allowed
 from pipeline.sources.base import DataConfig
 from pipeline.sources.simulated import SimulationConfig
 from pipeline.split import SplitConfig
@@ -39,7 +39,7 @@ SECTIONS = {
 
 def check_params(params: Path) -> None:
     """Raise ParameterError at the first thing in params.yaml that some stage would not understand."""
-    known = [*SECTIONS, "features", "models"]
+    known = [*SECTIONS, "features", "leaks", "models"]
     for name in read_yaml(params):
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
@@ -47,6 +47,7 @@ def check_params(params: Path) -> None:
             raise ParameterError(f"{params}: unknown section {name!r}; {hint}")
     for name, config in SECTIONS.items():
         section(params, name, config)
+    leaks_allowed(params)
     for name in feature_names(params):
         try:
             load_group(name)

@@ -6,7 +6,7 @@ from pipeline.core.config import section
 from pipeline.core.engine import Engine
 from pipeline.core.runtime import runtime
 from pipeline.encode import EncodeConfig, encode_split
-from pipeline.schemas.features import feature_names
+from pipeline.schemas.features import feature_names, leaks_allowed
 from pipeline.stages.command import parser, run
 
 
@@ -20,7 +20,15 @@ def main(arguments: list[str]) -> None:
     options = command.parse_args(arguments)
     config = section(options.params, "encode", EncodeConfig)
     with Engine(runtime(options.params)) as engine:
-        encode_split(engine, options.split, options.features, feature_names(options.params), config, options.out)
+        encode_split(
+            engine,
+            options.split,
+            options.features,
+            feature_names(options.params),
+            config,
+            options.out,
+            leaks=leaks_allowed(options.params),
+        )
 
 
 if __name__ == "__main__":

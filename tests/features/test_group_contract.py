@@ -19,16 +19,28 @@ from pipeline.core.runtime import RuntimeConfig
 from pipeline.features.base import write_group
 from pipeline.features.smoothing import SmoothingConfig
 from pipeline.metrics import reciprocal_rank
-from pipeline.schemas.features import MULTI_TYPE, read_columns
+from pipeline.schemas.features import MULTI_TYPE, SCOPES, Scope, read_columns
 from pipeline.schemas.impressions import PARTS, SplitInfo
 from pipeline.views import ViewsConfig, write_views
 from tests.discovery import feature_groups
 
 GROUPS = feature_groups()
-OUT_OF_FOLD = [name for name, group in GROUPS.items() if group.scope == "out-of-fold"]
-OTHERS = [name for name, group in GROUPS.items() if group.scope != "out-of-fold"]
-TIME_CAUSAL = [name for name, group in GROUPS.items() if group.scope == "time-causal"]
+WITH_LABELS: tuple[Scope, ...] = ("past-clicks", "out-of-fold")
 SHUFFLES = 3
+
+
+def columns_of(name: str, *scopes: Scope) -> list[str]:
+    """The columns of a group that have one of these scopes."""
+    return [column.name for column in GROUPS[name].columns if column.scope in scopes]
+
+
+def groups_with(*scopes: Scope) -> list[str]:
+    return [name for name in GROUPS if columns_of(name, *scopes)]
+
+
+LABELLED = groups_with(*WITH_LABELS)
+WITHOUT_LABELS = groups_with("static", "time-causal", "future")
+CAUSAL = groups_with("time-causal", "past-clicks")
 
 Compute = Callable[..., Path]
 Labels = NDArray[np.uint8]
@@ -80,10 +92,10 @@ def shuffle_within_displays(seed: int) -> Callable[[pa.Table], Labels]:
 
 
 def test_groups_were_found() -> None:
-    assert {"ids", "context", "views", "affinity", "leak", "rates", "display"} <= set(GROUPS)
-    assert OUT_OF_FOLD
-    assert OTHERS
-    assert TIME_CAUSAL
+    assert {"ids", "context", "views", "affinity", "leak", "rates", "rivals"} <= set(GROUPS)
+    assert LABELLED
+    assert WITHOUT_LABELS
+    assert CAUSAL
 
 
 def test_names_are_unique_over_all_groups_and_twins() -> None:
@@ -104,7 +116,7 @@ def test_declarations_make_sense(name: str) -> None:
         assert fits[column.kind], column
         assert column.meaning, column
         assert column.name.isidentifier(), column
-    assert GROUPS[name].scope in ("static", "time-causal", "future", "out-of-fold")
+        assert column.scope in SCOPES, column
     assert GROUPS[name].columns
 
 
@@ -169,16 +181,22 @@ def test_labels_of_the_target_change_nothing(
     assert content(compute(name, "relabelled", split)) == content(features["validation"] / name)
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_labels_change_no_group_that_declares_not_to_read_them(
+@pytest.mark.parametrize("name", WITHOUT_LABELS)
+def test_labels_change_no_column_that_declares_not_to_read_them(
     splits: dict[str, Path], features: dict[str, Path], compute: Compute, tmp_path: Path, name: str
 ) -> None:
     split = relabelled(splits["validation"], tmp_path / "split", "history", shuffle_within_displays(1))
-    assert content(compute(name, "relabelled", split)) == content(features["validation"] / name)
+    relabelled_folder, columns = compute(name, "relabelled", split), columns_of(name, "static", "time-causal", "future")
+    for part in PARTS:
+        found, old = (
+            pq.read_table(f / f"{part}.parquet", columns=columns)
+            for f in (relabelled_folder, features["validation"] / name)
+        )
+        assert found.equals(old)
 
 
 @pytest.mark.parametrize("at", [0.3, 0.7])
-@pytest.mark.parametrize("name", OUT_OF_FOLD)
+@pytest.mark.parametrize("name", LABELLED)
 def test_a_display_does_not_know_its_own_click(
     splits: dict[str, Path], features: dict[str, Path], compute: Compute, tmp_path: Path, name: str, at: float
 ) -> None:
@@ -211,10 +229,11 @@ def by_chance(lengths: tuple[int, ...]) -> tuple[float, float]:
     return float(means.mean()), float(np.sqrt(variances.sum()) / len(lengths))
 
 
-@pytest.mark.parametrize("name", OUT_OF_FOLD)
+@pytest.mark.parametrize("name", LABELLED)
 def test_shuffled_labels_leave_no_signal(splits: dict[str, Path], compute: Compute, tmp_path: Path, name: str) -> None:
     """With clicks that mean nothing, no column may rank history's own clicks better or worse than chance."""
-    columns = [column.name for column in GROUPS[name].columns if column.kind == "numeric"]
+    numeric = [column.name for column in GROUPS[name].columns if column.kind == "numeric"]
+    columns = [column for column in columns_of(name, *WITH_LABELS) if column in numeric]
     assert columns
     gains: dict[str, list[NDArray[np.float64]]] = {}
     lengths: list[int] = []
@@ -259,14 +278,44 @@ def views_before(tables: Path, copy: Path, time: int) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("name", TIME_CAUSAL)
-def test_a_time_causal_group_does_not_know_what_comes_later(
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_time_causal_column_does_not_know_the_page_views_that_come_later(
     tables: Path, splits: dict[str, Path], features: dict[str, Path], compute: Compute, tmp_path: Path, name: str
 ) -> None:
     history = pq.read_table(splits["validation"] / "history.parquet")
     time = int(np.median(history["timestamp"].drop_null().to_numpy()))
     folder = compute(name, "cut", tables=views_before(tables, tmp_path / "tables", time))
     earlier = pa.array(history["timestamp"].fill_null(time).to_numpy() < time)
-    found, old = (pq.read_table(f / "history.parquet") for f in (folder, features["validation"] / name))
+    columns = columns_of(name, "static", "time-causal", "past-clicks")
+    found, old = (
+        pq.read_table(f / "history.parquet", columns=columns) for f in (folder, features["validation"] / name)
+    )
     assert found.filter(earlier).equals(old.filter(earlier))
-    assert not found.equals(old)
+
+
+def without_displays_after(split: Path, copy: Path, time: int) -> Path:
+    """A copy of a split whose displays all come before a time; rows are numbered anew."""
+    shutil.copytree(split, copy)
+    for part in PARTS:
+        table = pq.read_table(copy / f"{part}.parquet")
+        earlier = table.filter(pa.array(table["timestamp"].fill_null(time).to_numpy() < time))
+        assert 0 < earlier.num_rows < table.num_rows
+        numbered = earlier.set_column(0, "row", pa.array(np.arange(earlier.num_rows)))
+        pq.write_table(numbered, copy / f"{part}.parquet")
+    return copy
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_time_causal_column_does_not_know_the_displays_and_clicks_that_come_later(
+    splits: dict[str, Path], features: dict[str, Path], compute: Compute, tmp_path: Path, name: str
+) -> None:
+    history = pq.read_table(splits["validation"] / "history.parquet")
+    time = int(np.median(history["timestamp"].drop_null().to_numpy()))
+    folder = compute(name, "cut", without_displays_after(splits["validation"], tmp_path / "split", time))
+    columns = columns_of(name, "static", "time-causal", "past-clicks")
+    for part in PARTS:
+        rows = pq.read_table(splits["validation"] / f"{part}.parquet")
+        earlier = pa.array(rows["timestamp"].fill_null(time).to_numpy() < time)
+        old = pq.read_table(features["validation"] / name / f"{part}.parquet", columns=columns)
+        found = pq.read_table(folder / f"{part}.parquet", columns=columns)
+        assert found.equals(old.filter(earlier))

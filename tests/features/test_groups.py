@@ -59,7 +59,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
 def write_params(folder: Path, groups: object) -> Path:
     path = folder / "params.yaml"
     path.write_text(
-        f"features: {groups}\nsmoothing: {{}}\nencode: {{min_count: 1}}\n"
+        f"features: {groups}\nleaks: true\nsmoothing: {{}}\nencode: {{min_count: 1}}\n"
         f"runtime: {{threads: 2, temp_directory: {folder / 'tmp'}}}\n"
     )
     return path

@@ -57,7 +57,7 @@ def test_a_key_that_history_does_not_know_has_the_base_rate(values_of: Callable[
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS, ids=str)
 def test_ranks_and_gaps(values_of: Callable[..., Any], smoothing: dict[str, Any]) -> None:
-    parts = values_of("display", **smoothing)
+    parts = values_of("rivals", **smoothing)
     history = parts["history"][0]
     ties = 0
     for part, (rows, found) in parts.items():

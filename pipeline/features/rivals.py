@@ -6,22 +6,15 @@ import ibis
 import ibis.expr.types as ir
 
 from pipeline.features.base import Group, Inputs
-from pipeline.features.smoothing import add_rates
+from pipeline.features.smoothing import AD_KEYS, add_rates
 from pipeline.schemas.features import Column
-
-KEYS = {
-    "ad": "ad_id",
-    "ad_document": "ad_document_id",
-    "campaign": "campaign_id",
-    "advertiser": "advertiser_id",
-}
 
 
 def build(inputs: Inputs) -> ir.Table:
     """rank: 1 for the display's best lift, ties share it. gap: the lift less that of the best rival, 0 without one."""
-    table = add_rates(inputs, KEYS)
+    table = add_rates(inputs, AD_KEYS)
     features = {}
-    for key in KEYS:
+    for key in AD_KEYS:
         lift = table[f"{key}_lift"]
         best_first = ibis.window(group_by="display_id", order_by=[lift.desc(), table.row])
         is_best = ibis.row_number().over(best_first) == 0
@@ -37,7 +30,7 @@ GROUP = Group(
         Column(name="rivals", kind="numeric", dtype="float32", meaning="other ads in the display", per="display"),
         *(
             column
-            for key in KEYS
+            for key in AD_KEYS
             for column in (
                 Column(
                     name=f"{key}_rank", kind="numeric", dtype="float32", meaning=f"rank of the {key}'s lift, 1 = best"
