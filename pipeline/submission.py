@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ _BATCH_DISPLAYS = 1 << 18
 
 
 def write_submission(predictions: Path, clicks_test: Path, out: Path) -> int:
-    """Write the CSV, whole or not at all; returns the number of displays.
+    """Write the CSV and, beside it, the same gzipped, each whole or not at all; returns the number of displays.
 
     Both inputs are sorted by display. Raises InputError unless the predictions are about exactly the impressions of
     clicks_test, each scored once with a finite number.
@@ -29,11 +30,22 @@ def write_submission(predictions: Path, clicks_test: Path, out: Path) -> int:
     _check(scored, expected, f"{predictions}: expected the impressions of {clicks_test}")
     display_id = expected["display_id"].to_numpy()
     starts = np.flatnonzero(np.concatenate([[True], display_id[1:] != display_id[:-1]]))
-    with atomic_path(out) as partial, partial.open("wb") as file, bar(len(starts), out.name, "display") as shown:
-        file.write(HEADER)
+    zipped = out.with_name(f"{out.name}.gz")
+    with (
+        atomic_path(out) as partial,
+        atomic_path(zipped) as partial_zipped,
+        partial.open("wb") as file,
+        partial_zipped.open("wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=6) as gzipped,
+        bar(len(starts), out.name, "display") as shown,
+    ):
+        for sink in (file, gzipped):
+            sink.write(HEADER)
         for first in range(0, len(starts), _BATCH_DISPLAYS):
             last = starts[first + _BATCH_DISPLAYS] if first + _BATCH_DISPLAYS < len(starts) else len(display_id)
-            file.write(_lines(scored.slice(starts[first], last - starts[first])))
+            lines = _lines(scored.slice(starts[first], last - starts[first]))
+            for sink in (file, gzipped):
+                sink.write(lines)
             shown.update(_BATCH_DISPLAYS)
     return len(starts)
 

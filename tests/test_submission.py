@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ def test_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: int, 
     case = Case(tmp_path, levels)
     assert case.write() == len(LENGTHS)
     assert case.out.read_bytes().decode() == case.naive()
+    zipped = case.out.with_name("model.csv.gz")
+    assert gzip.decompress(zipped.read_bytes()) == case.out.read_bytes()
+    before = zipped.read_bytes()
+    case.write()
+    assert zipped.read_bytes() == before, "no time stamp"
 
 
 def test_at_most_twelve_ads_and_every_display_once(tmp_path: Path) -> None:
@@ -144,7 +150,7 @@ def test_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match="no space left"):
         case.write()
     assert len(calls) == 3
-    assert [path.name for path in case.out.parent.iterdir()] == ["model.csv"]
+    assert sorted(path.name for path in case.out.parent.iterdir()) == ["model.csv", "model.csv.gz"]
     assert case.out.read_bytes() == old
 
 

@@ -23,10 +23,7 @@ from tqdm import tqdm
 from pipeline.core.errors import InputError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.progress import bar, log
-from pipeline.schemas.raw import RAW_FILES
-from pipeline.sources.base import PageViews, wanted
-from pipeline.sources.directory import check_zip, select
-from pipeline.sources.kaggle_client import (
+from pipeline.kaggle_client import (
     COMPETITION,
     FAILURES,
     Failure,
@@ -35,6 +32,9 @@ from pipeline.sources.kaggle_client import (
     TransferError,
     Wait,
 )
+from pipeline.schemas.raw import RAW_FILES
+from pipeline.sources.base import PageViews, wanted
+from pipeline.sources.directory import check_zip, select
 
 _BLOCK = 1 << 20  # bytes read at a time
 _SPARE = 100 << 20  # bytes of disk that a download leaves free

@@ -24,10 +24,10 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import InputError, UserError
+from pipeline.kaggle_client import Kaggle, KaggleError
 from pipeline.schemas.raw import RAW_FILES
 from pipeline.sources.base import PageViews, wanted
 from pipeline.sources.kaggle import KaggleSource
-from pipeline.sources.kaggle_client import Kaggle, KaggleError
 from tests.kaggle_server import KEY, TOKEN, USERNAME, KaggleServer
 
 BIG = "page_views"  # large enough to be broken in the middle

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import requests
@@ -176,6 +177,24 @@ class Kaggle:
                 failure = Failure.of(error)
             patience.after(failure)
 
+    def call_once(self, what: str, action: Callable[[], T]) -> T:
+        """The result of `action`, for what must not be done twice; KaggleError naming `what` if it fails."""
+        try:
+            return action()
+        except FAILURES as error:
+            failure = Failure.of(error)
+        raise failure.error(what)
+
+    @property
+    def competitions(self) -> Any:
+        """The client's calls about competitions, on this session."""
+        return self._client.competitions.competition_api_client
+
+    def upload(self, path: Path, address: str) -> None:
+        """Put a file to an address that Kaggle named for it (which carries the permission). One try."""
+        with path.open("rb") as file:
+            requests.put(address, data=file, timeout=_TIMEOUT).raise_for_status()
+
     def files(self) -> dict[str, RemoteFile]:
         """The competition's raw files by name; of NAME.csv.zip and NAME.csv the former counts."""
         sizes: dict[str, int] = {}
@@ -200,7 +219,7 @@ class Kaggle:
         request.competition_name = COMPETITION
         request.page_size = 100
         request.page_token = token
-        return self._client.competitions.competition_api_client.list_data_files(request)
+        return self.competitions.list_data_files(request)
 
     def open(self, listed: str, start: int = 0) -> requests.Response:
         """The response, its body not yet read, that delivers a file from byte `start` on, or whole; see its status.
@@ -215,7 +234,7 @@ class Kaggle:
         if start:
             self._session.headers["Range"] = f"bytes={start}-"
         try:
-            response: requests.Response = self._client.competitions.competition_api_client.download_data_file(request)
+            response: requests.Response = self.competitions.download_data_file(request)
         except requests.HTTPError as error:
             if not start or Failure.of(error).status not in _NO_RANGE_HERE:
                 raise
