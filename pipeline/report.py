@@ -46,7 +46,9 @@ class Report:
     """All that the summary and the page show.
 
     whole: the test set has as many displays as the competition's, so it is the competition's. closed: the share of the
-    gap between ad CTR and the oracle that the blend closes on test; None unless the world is simulated.
+    gap between ad CTR and the oracle that the blend closes on test; None unless the world is simulated. leaks: whether
+    models may read what no production system could know. twins: the names of a model that may and of the same model
+    that may not.
     """
 
     source: str
@@ -54,6 +56,8 @@ class Report:
     whole: bool
     scores: list[Score]
     closed: float | None
+    leaks: bool
+    twins: tuple[str, str]
     weights: dict[str, Any]
     warnings: list[str]
     slices: list[dict[str, Any]]
@@ -119,8 +123,14 @@ class Files:
     slices: Path
 
 
-def gather(files: Files, members: tuple[str, ...], baseline: str, submission: str) -> Report:
-    """Read a run's results. members: of the blend. baseline: the model from which the gap to the oracle is measured."""
+def gather(
+    files: Files, members: tuple[str, ...], baseline: str, twins: tuple[str, str], submission: str, *, leaks: bool
+) -> Report:
+    """Read a run's results. members: of the blend. baseline: the model from which the gap to the oracle is measured.
+
+    twins, leaks: see Report.
+    """
+    models = tuple(dict.fromkeys((baseline, *members, *twins)))
     validation, submitted = Encoded(files.validation).part("target"), Encoded(files.submission).part("target")
     known = test_labels(files.truth, submitted)
 
@@ -132,7 +142,7 @@ def gather(files: Files, members: tuple[str, ...], baseline: str, submission: st
     scores = [
         Score(name="random order", validation=weighted_mean(random_map12(validation.offsets), future), test=chance)
     ]
-    paths = {name: files.predictions / f"{name}.parquet" for name in (baseline, *members)}
+    paths = {name: files.predictions / f"{name}.parquet" for name in models}
     for name, path in {**paths, "blend": files.blend / "submission.parquet"}.items():
         validated = read_json(files.metrics / f"{name}.json")["map12"]
         scores.append(Score(name=name, validation=validated, test=test(read_scores(path, submitted))))
@@ -147,9 +157,11 @@ def gather(files: Files, members: tuple[str, ...], baseline: str, submission: st
         whole=submitted.displays == TEST_DISPLAYS,
         scores=scores,
         closed=closed,
+        leaks=leaks,
+        twins=twins,
         weights=read_json(files.blend / "weights.json"),
         warnings=read_json(files.ingest)["warnings"],
-        slices=[row for name in (baseline, *members, "blend") for row in read_json(files.slices / f"{name}.json")],
+        slices=[row for name in (*models, "blend") for row in read_json(files.slices / f"{name}.json")],
     )
 
 
@@ -163,15 +175,16 @@ def closed_gap(test: dict[str, float | None], baseline: str) -> float | None:
 
 def summary(report: Report) -> str:
     """The lines with which a run ends."""
+    width = 1 + max(len(score.name) for score in report.scores)
     lines = [
         f"submission: {report.submission}",
         "",
-        f"{'MAP@12':<14}{'validation':>12}" + f"{'test':>12}" * _has_test(report),
+        f"{'MAP@12':<{width}}{'validation':>12}" + f"{'test':>12}" * _has_test(report),
     ]
     for score in report.scores:
         shown = [score.validation, *([score.test] if _has_test(report) else [])]
-        lines.append(f"{score.name:<14}" + "".join(f"{'-' if v is None else format(v, '.5f'):>12}" for v in shown))
-    lines += ["", verdict(report), *(f"warning: {text}" for text in report.warnings)]
+        lines.append(f"{score.name:<{width}}" + "".join(f"{'-' if v is None else format(v, '.5f'):>12}" for v in shown))
+    lines += ["", verdict(report), without_leaks(report), *(f"warning: {text}" for text in report.warnings)]
     return "\n".join(lines) + "\n"
 
 
@@ -183,6 +196,19 @@ def verdict(report: Report) -> str:
     blended = next(score.validation for score in report.scores if score.name == "blend")
     text = standing(blended or 0.0)
     return text if report.whole else f"These are not the competition's whole files, so take it with caution: {text}"
+
+
+def without_leaks(report: Report) -> str:
+    """What the score is with and without what no production system could know, in one sentence."""
+    if not report.leaks:
+        return "Leaks are off: no model has read what no production system could know."
+    scores = {score.name: score for score in report.scores}
+    column = "test" if _has_test(report) else "validation"
+    leaky, causal = (getattr(scores[name], column) for name in report.twins)
+    return (
+        f"Without what no production system could know (leaks), {report.twins[0]} comes to {causal:.5f} on {column}; "
+        f"with it, to {leaky:.5f}."
+    )
 
 
 def _has_test(report: Report) -> bool:

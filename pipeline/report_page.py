@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from pipeline.core.files import atomic_path, write_text
-from pipeline.report import Report, verdict
+from pipeline.report import Report, verdict, without_leaks
 
 _SLICES = ("weighted", "present", "future", "cold_ad", "cold_user", "cold_page")
 _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""<!doctype html>
@@ -33,7 +33,7 @@ img { max-width: 100%; height: auto }
 </head>
 <body>
 <h1>Outbrain Click Prediction</h1>
-<p>Source: {{ report.source }}. Submission: <code>{{ report.submission }}</code>. {{ verdict }}</p>
+<p>Source: {{ report.source }}. Submission: <code>{{ report.submission }}</code>. {{ verdict }} {{ without_leaks }}</p>
 {% for text in report.warnings %}
 <p class="warning">{{ text }}</p>
 {% endfor %}
@@ -88,6 +88,7 @@ def write_page(report: Report, page: Path, picture: Path) -> None:
     text = _PAGE.render(
         report=report,
         verdict=verdict(report),
+        without_leaks=without_leaks(report),
         has_test=any(score.test is not None for score in report.scores),
         number=lambda value: "–" if value is None else f"{value:.4f}",
         slices=base64.b64encode(png).decode(),

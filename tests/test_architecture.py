@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from pipeline.core.config import read_yaml
+from pipeline.schemas.features import SCOPES
 from tests.discovery import feature_groups, model_kinds, stage_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -372,3 +373,15 @@ def test_every_member_of_the_blend_is_named_wherever_it_must(stages: dict[str, S
         assert f"submission@{member}" in stages, member
         assert f"plots/curves/{member}.json" in plots, member
         assert f"plots/slices/{member}.json" in plots, member
+
+
+def test_the_model_without_leaks_is_its_twin_but_for_its_scopes(stages: dict[str, Stage]) -> None:
+    """What the report tells of leaks compares two models that must differ in nothing else."""
+    params = read_yaml(ROOT / "params.yaml")
+    leaky, causal = (re.findall(rf"--{name} (\w+)", stages["report"].command)[0] for name in ("leaky", "causal"))
+    scopes = params["models"][causal].pop("scopes")
+    assert params["models"][causal] == params["models"][leaky]
+    assert set(scopes) == set(SCOPES) - {"future"}
+    assert causal not in params["blend"]["members"]
+    for path in (f"artifacts/predictions/submission/{causal}.parquet", f"metrics/{causal}.json"):
+        assert path in stages["report"].deps

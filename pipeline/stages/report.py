@@ -9,6 +9,7 @@ from pipeline.core.config import section
 from pipeline.core.files import write_text
 from pipeline.report import Files, gather, summary
 from pipeline.report_page import write_page
+from pipeline.schemas.features import leaks_allowed
 from pipeline.stages.command import parser, run
 
 
@@ -30,11 +31,20 @@ def main(arguments: list[str]) -> None:
         picture="PNG of MAP@12 by slice (output)",
     )
     command.add_argument("--baseline", required=True, help="the model that stands for ad CTR")
+    command.add_argument("--leaky", required=True, help="a model that reads what no production system could know")
+    command.add_argument("--causal", required=True, help="the same model without that")
     options = vars(command.parse_args(arguments))
     files = Files(**{name: options[name] for name in Files.__dataclass_fields__})
     members = section(options["params"], "blend", BlendConfig).members
     csv: Path = options["csv"]
-    report = gather(files, members, options["baseline"], csv.as_posix())
+    report = gather(
+        files,
+        members,
+        options["baseline"],
+        (options["leaky"], options["causal"]),
+        csv.as_posix(),
+        leaks=leaks_allowed(options["params"]),
+    )
     write_text(options["out"], summary(report))
     write_page(report, options["page"], options["picture"])
 
