@@ -58,7 +58,7 @@ class Report:
     closed: float | None
     leaks: bool
     twins: tuple[str, str]
-    weights: dict[str, Any]
+    blend: dict[str, Any]
     warnings: list[str]
     slices: list[dict[str, Any]]
 
@@ -159,7 +159,7 @@ def gather(
         closed=closed,
         leaks=leaks,
         twins=twins,
-        weights=read_json(files.blend / "weights.json"),
+        blend=read_json(files.blend / "blend.json"),
         warnings=read_json(files.ingest)["warnings"],
         slices=[row for name in (*models, "blend") for row in read_json(files.slices / f"{name}.json")],
     )

@@ -56,22 +56,27 @@ img { max-width: 100%; height: auto }
 {% endfor %}
 </table>
 <h2>The blend</h2>
-<p>Weights of the members' logits, chosen by: {{ report.weights.way }}. "mean" (of the equal weights, those of greatest
-likelihood and those of greatest smoothed MAP@12) is kept unless another combination is better by more than two standard
-errors of their difference, and a member alone is taken only if it beats every combination by as much, since it stopped
-training at its best on these displays.</p>
+<p>The members are combined by: {{ report.blend.way }}. "mean" (the mean of equal weights of their logits, those of
+greatest likelihood and those of greatest smoothed MAP@12) is kept unless another combination is better by more than two
+standard errors of their difference, and a member alone is taken only if it beats every combination by as much, since it
+stopped training at its best on these displays. The blend's own score is from nested cross-validation: neither the
+combination nor the choice between them has seen a display that it scores. It chose, fold by fold:
+{{ report.blend.chosen_by_fold | join(", ") }}.</p>
 <table>
-<tr><th>member</th><th>weight</th>
-{% for name in report.weights.members %}<th>correlation with {{ name }}</th>{% endfor %}</tr>
-{% for name in report.weights.members %}
+<tr><th>member</th>{% for heading in report.blend.columns %}<th>{{ heading }}</th>{% endfor %}
+<th>MAP@12 lost without it</th>
+{% for name in report.blend.members %}<th>correlation with {{ name }}</th>{% endfor %}</tr>
+{% for name in report.blend.members %}
 {% set i = loop.index0 %}
-<tr><td>{{ name }}</td><td>{{ "%.3f" | format(report.weights.weights[i]) }}</td>
-{% for value in report.weights.correlations[i] %}<td>{{ "%.3f" | format(value) }}</td>{% endfor %}</tr>
+<tr><td>{{ name }}</td>
+{% for column in report.blend.columns.values() %}<td>{{ "%.3f" | format(column[i]) }}</td>{% endfor %}
+<td>{{ number(report.blend.lost_without.get(name)) }}</td>
+{% for value in report.blend.correlations[i] %}<td>{{ "%.3f" | format(value) }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
 <table>
-<tr><th>way to choose weights</th><th>MAP@12, cross-validated</th></tr>
-{% for way, value in report.weights.validated_map12.items() %}
+<tr><th>way to combine</th><th>MAP@12, cross-validated</th></tr>
+{% for way, value in report.blend.validated_map12.items() %}
 <tr><td>{{ way }}</td><td>{{ number(value) }}</td></tr>
 {% endfor %}
 </table>

@@ -30,7 +30,7 @@ LAYERS = (
     {
         "training",
         "tune",
-        "blend",
+        "blending",
         "submission",
         "submit",
         "report",
@@ -274,13 +274,14 @@ def is_exempt(file: Path, node: ast.FunctionDef) -> bool:
     """Small functions, properties, and what implements a contract that stands elsewhere.
 
     `main` of a stage is told by its module, `build` of a group or a model by its GROUP or Config, and the methods of a
-    model by models.base.Model and torch.nn.Module.
+    model and a combination by models.base.Model, blending.ways.Combination and torch.nn.Module.
     """
     small = (node.end_lineno or 0) - node.lineno < 5
     contract = {
         "stages": {"main"},
         "features": {"build"},
         "models": {"build", "fit", "predict", "save", "load", "forward"},
+        "blending": {"score", "explain"},
         "nn": {"fit", "predict", "save", "load", "forward"},
     }
     is_property = any("property" in ast.unparse(decorator) for decorator in node.decorator_list)

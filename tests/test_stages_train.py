@@ -37,7 +37,7 @@ class Workspace:
         self.folder, self.encoded = folder, encoded
         params = {
             "models": MODELS,
-            "blend": {"members": list(MODELS), "folds": 2},
+            "blend": {"members": list(MODELS), "folds": 3},
             "runtime": dataclasses.asdict(replace(runtime, threads=1)),
         }
         (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
@@ -150,14 +150,17 @@ def test_a_refit_is_as_long(workspace: Workspace, model: str) -> None:
     assert max(point["map12"] for point in curve) == pytest.approx(best, abs=1e-6)
 
 
-def test_the_submission_is_the_weighted_sum(workspace: Workspace) -> None:
+def test_the_submission_is_what_validation_chose(workspace: Workspace) -> None:
     """Ranks within each display are those of the members' logits times the weights that validation chose."""
-    blended, target = workspace.json("blend/weights.json"), workspace.encoded["submission"].part("target")
+    blended, target = workspace.json("blend/blend.json"), workspace.encoded["submission"].part("target")
     assert blended["members"] == list(MODELS)
-    assert blended["validated_map12"][blended["way"]] == workspace.json("metrics/blend.json")["map12"]
+    assert set(blended["lost_without"]) == set(MODELS)
+    assert set(blended["chosen_by_fold"]) <= set(blended["validated_map12"])
+    assert blended["way"] == "mean"
     assert np.diag(blended["correlations"]).tolist() == [1.0] * 3
     members = [read_scores(workspace.path(f"predictions/submission/{model}.parquet"), target) for model in MODELS]
-    total = sum(w * member.astype(float) for w, member in zip(blended["weights"], members, strict=True))
+    weights = blended["columns"]["weight"]
+    total = sum(w * member.astype(float) for w, member in zip(weights, members, strict=True))
     score = read_scores(workspace.path("blend/submission.parquet"), target).astype(float)
     table = pq.read_table(workspace.path("blend/submission.parquet"))
     display_id = np.repeat(target.array("display_id"), np.diff(target.offsets))

@@ -1,10 +1,14 @@
-"""Blend the members' predictions: choose weights on the validation split, apply them to both splits."""
+"""Blend the members' predictions: choose how on the validation split, apply it to both splits."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from pipeline.blend import BlendConfig, blend, correlations
+from pipeline.blending.blend import blend
+from pipeline.blending.stack import BlendConfig, Stack, read_stack
+from pipeline.blending.weights import correlations
 from pipeline.core.config import section
 from pipeline.core.files import write_json
 from pipeline.core.progress import log
@@ -21,37 +25,47 @@ def main(arguments: list[str]) -> None:
         submission="encoded submission split (input)",
         validation_predictions="folder of MODEL.parquet for the validation split (input)",
         submission_predictions="folder of MODEL.parquet for the submission split (input)",
-        out="folder of validation.parquet, submission.parquet and weights.json (output)",
+        out="folder of validation.parquet, submission.parquet and blend.json (output)",
         metrics="JSON file of headline metrics (output)",
         slices="JSON file of metrics by slice (output)",
     )
     options = command.parse_args(arguments)
     config = section(options.params, "blend", BlendConfig)
     validation, submission = Encoded(options.validation), Encoded(options.submission)
-    target = validation.part("target")
-    labels = labels_of(target)
-    paths = [options.validation_predictions / f"{member}.parquet" for member in config.members]
-    logits = np.stack([read_scores(path, target) for path in paths], axis=1)
-    result = blend(logits, labels, config)
-    log.info("blend: %s; %s", result.way, dict(zip(config.members, result.weights.round(3).tolist(), strict=True)))
+    target, scored = validation.part("target"), submission.part("target")
+    labels, stack = labels_of(target), _stack(validation, options.validation_predictions, config)
+    result = blend(stack, labels, config)
+    log.info("blend: %s; %s", result.way, result.combination.explain())
     score = within_display_logits(result.out_of_fold, target.offsets)
     write_predictions(options.out / "validation.parquet", target, score)
-    scored = submission.part("target")
-    total = np.zeros(scored.rows, dtype=np.float32)
-    for member, weight in zip(config.members, result.weights, strict=True):
-        total += np.float32(weight) * read_scores(options.submission_predictions / f"{member}.parquet", scored)
-    write_predictions(options.out / "submission.parquet", scored, within_display_logits(total, scored.offsets))
+    submitted = result.combination.score(_stack(submission, options.submission_predictions, config))
+    write_predictions(options.out / "submission.parquet", scored, within_display_logits(submitted, scored.offsets))
     write_json(
-        options.out / "weights.json",
+        options.out / "blend.json",
         {
             "members": list(config.members),
-            "weights": [round(float(weight), 6) for weight in result.weights],
             "way": result.way,
-            "validated_map12": {way: round(value, 6) for way, value in result.validated.items()},
-            "correlations": correlations(logits, labels).round(4).tolist(),
+            "chosen_by_fold": result.chosen,
+            "columns": _rounded(result.combination.explain()),
+            "validated_map12": _rounded(result.validated),
+            "lost_without": _rounded(result.without),
+            "correlations": correlations(stack.logits, labels).round(4).tolist(),
         },
     )
     write_metrics("blend", score, validation, options.metrics, options.slices)
+
+
+def _stack(encoded: Encoded, predictions: Path, config: BlendConfig) -> Stack:
+    target = encoded.part("target")
+    logits = np.stack([read_scores(predictions / f"{member}.parquet", target) for member in config.members], axis=1)
+    return read_stack(encoded, logits, config.context)
+
+
+def _rounded(values: dict[str, float] | dict[str, list[float]]) -> dict[str, float | list[float]]:
+    return {
+        name: [round(v, 6) for v in value] if isinstance(value, list) else round(value, 6)
+        for name, value in values.items()
+    }
 
 
 if __name__ == "__main__":

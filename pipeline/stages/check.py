@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from pipeline.blend import BlendConfig
+from pipeline.blending.stack import BlendConfig
 from pipeline.core.config import read_yaml, section
 from pipeline.core.errors import ParameterError
 from pipeline.core.files import write_json

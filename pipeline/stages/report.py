@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.blend import BlendConfig
+from pipeline.blending.stack import BlendConfig
 from pipeline.core.config import section
 from pipeline.core.files import write_text
 from pipeline.report import Files, gather, summary

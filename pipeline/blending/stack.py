@@ -1,0 +1,153 @@
+"""What a blend reads: the members' logits, and what else is known of the impressions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.blending.weights import Weights, mean_weights, scaled
+from pipeline.core.config import check
+from pipeline.core.errors import ParameterError
+from pipeline.core.progress import log
+from pipeline.metrics import Labelled
+from pipeline.schemas.encoded import Encoded, EncodedPart, Field
+
+_MOST_CODES = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlendConfig:
+    """The section `blend` of params.yaml.
+
+    members: names of models. context: encoded fields that stackers read beside the members' logits, numbers or
+    categories of a few codes; one that is not encoded is left out, and told. folds: of the cross-validation.
+    search_displays: on how many displays a combination is fitted.
+    """
+
+    members: tuple[str, ...]
+    context: tuple[str, ...] = ()
+    folds: int = 5
+    search_displays: int = 200_000
+
+    def __post_init__(self) -> None:
+        check(len(self.members) >= 1, "members: expected at least one model")
+        check(len(set(self.members)) == len(self.members), f"members: one stands twice in {list(self.members)}")
+        check(self.folds >= 3, f"folds: must be 3 or more, found {self.folds}")
+        check(self.search_displays >= 1, f"search_displays: must be 1 or more, found {self.search_displays}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stack:
+    """N impressions of D displays. logits: (N, M). context: (N, C) float32, with its columns' names. offsets: (D + 1,).
+
+    future: (D,).
+    """
+
+    logits: NDArray[np.float32]
+    context: NDArray[np.float32]
+    names: tuple[str, ...]
+    offsets: NDArray[np.int64]
+    future: NDArray[np.bool_]
+
+    @property
+    def displays(self) -> int:
+        return len(self.future)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    def take(self, displays: NDArray[np.bool_]) -> Stack:
+        """The impressions of some displays (D,)."""
+        rows = np.repeat(displays, self.lengths)
+        return replace(
+            self,
+            logits=self.logits[rows],
+            context=self.context[rows],
+            offsets=np.concatenate([[0], np.cumsum(self.lengths[displays])]),
+            future=self.future[displays],
+        )
+
+
+def take_labels(labels: Labelled, displays: NDArray[np.bool_]) -> Labelled:
+    """The labels of some displays (D,)."""
+    lengths = np.diff(labels.offsets)
+    rows = np.repeat(displays, lengths)
+    return replace(
+        labels,
+        clicked=np.asarray(labels.clicked)[rows],
+        ad_id=np.asarray(labels.ad_id)[rows],
+        display_id=np.asarray(labels.display_id)[displays],
+        offsets=np.concatenate([[0], np.cumsum(lengths[displays])]),
+        slices={name: values[displays] for name, values in labels.slices.items()},
+    )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Labelled displays on which combinations are fitted; what several of them start from is computed once."""
+
+    stack: Stack
+    labels: Labelled
+
+    def take(self, displays: NDArray[np.bool_]) -> Sample:
+        """Some of the displays (D,)."""
+        return Sample(self.stack.take(displays), take_labels(self.labels, displays))
+
+    def without(self, member: int) -> Sample:
+        return Sample(replace(self.stack, logits=np.delete(self.stack.logits, member, axis=1)), self.labels)
+
+    @cached_property
+    def mean(self) -> Weights:
+        """Of the members' logits (M,), scaled: see weights.mean_weights."""
+        return scaled(mean_weights(self.stack.logits, self.labels), self.stack.logits, self.labels)
+
+
+def thinned(displays: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
+    """Of some displays (D,) `most`, evenly chosen."""
+    chosen = np.flatnonzero(displays)
+    if len(chosen) <= most:
+        return displays
+    result = np.zeros(len(displays), dtype=bool)
+    result[chosen[np.linspace(0, len(chosen) - 1, most).astype(np.int64)]] = True
+    return result
+
+
+def read_stack(encoded: Encoded, logits: NDArray[np.float32], context: Sequence[str]) -> Stack:
+    """The target part of a split, with the members' logits (N, M).
+
+    Raises ParameterError for a field of the context that has several values a row or too many codes.
+    """
+    part, columns, names = encoded.part("target"), [], []
+    for name in context:
+        if name not in encoded.fields:
+            log.info("blend.context: %s is not encoded, so it is left out", name)
+            continue
+        field = encoded.fields[name]
+        if field.kind == "multi" or field.size > _MOST_CODES:
+            raise ParameterError(
+                f"blend.context: {name} has {'several values a row' if field.kind == 'multi' else field.size} codes;"
+                f" expected a number or at most {_MOST_CODES} codes"
+            )
+        columns += _columns(part, field)
+        names += [name] if field.kind == "numeric" else [f"{name}={code}" for code in range(field.size)]
+    return Stack(
+        logits=logits,
+        context=np.stack(columns, axis=1) if columns else np.empty((part.rows, 0), np.float32),
+        names=tuple(names),
+        offsets=part.offsets,
+        future=np.asarray(part.array("future")),
+    )
+
+
+def _columns(part: EncodedPart, field: Field) -> list[NDArray[np.float32]]:
+    """A number, standardised, 0 where unknown; or a column of 0 and 1 for each code."""
+    values = part.values(field, np.arange(part.rows))
+    if field.kind == "numeric":
+        number = (values - np.float32(field.mean)) / np.float32(field.scale)
+        return [np.nan_to_num(number.astype(np.float32), nan=0.0)]
+    return [(values == code).astype(np.float32) for code in range(field.size)]

@@ -1,0 +1,226 @@
+"""Ways to combine the members: weighted means of logits, a linear listwise stacker, boosted trees; whole or by part.
+
+A way is fitted on labelled displays and gives a `Combination`, which scores others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import lightgbm as lgb
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from pipeline.blending.stack import Sample, Stack
+from pipeline.blending.weights import (
+    Weights,
+    equal_weights,
+    likelihood_weights,
+    listwise_loss,
+    scaled,
+    smooth_weights,
+)
+from pipeline.metrics import Labelled
+
+ALONE, MEAN = " alone", "mean"
+#: A part (present or future) with fewer displays is combined like the whole.
+_LEAST_DISPLAYS = 500
+_RIDGE = 1e-3
+_ROUNDS = 100
+_TREES = {
+    "objective": "lambdarank",
+    "lambdarank_truncation_level": 12,
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 200,
+    "lambda_l2": 10.0,
+    "feature_fraction": 0.7,
+    "max_bin": 63,
+    "seed": 1,
+    "deterministic": True,
+    "force_col_wise": True,
+    "verbosity": -1,
+}
+
+
+class Combination(Protocol):
+    """What a way has fitted.
+
+    score: (N,) float32, whose softmax over a display is the chance of its ads. explain: what to show of it, a column of
+    one number a member under each heading.
+    """
+
+    def score(self, stack: Stack) -> NDArray[np.float32]: ...
+
+    def explain(self) -> dict[str, list[float]]: ...
+
+
+Way = Callable[[Sample], Combination]
+
+
+def ways(members: Sequence[str]) -> dict[str, Way]:
+    """All ways, the simplest first; with a single member there is only that."""
+    count = len(members)
+    found: dict[str, Way] = {f"{name}{ALONE}": _weighted(_only(i, count)) for i, name in enumerate(members)}
+    if count > 1:
+        found |= {
+            "equal": _weighted(equal_weights),
+            "likelihood": _weighted(likelihood_weights),
+            "smooth": _weighted(smooth_weights),
+            MEAN: fit_mean,
+            "mean by part": by_part(fit_mean),
+            "linear": fit_linear,
+            "linear by part": by_part(fit_linear),
+            "trees": fit_trees,
+        }
+    return found
+
+
+# --- weighted means ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """sum_m w_m logit_m."""
+
+    weights: Weights
+
+    def score(self, stack: Stack) -> NDArray[np.float32]:
+        return stack.logits @ self.weights.astype(np.float32)
+
+    def explain(self) -> dict[str, list[float]]:
+        return {"weight": self.weights.tolist()}
+
+
+def _only(member: int, count: int) -> Callable[[NDArray[np.float32], Labelled], Weights]:
+    return lambda logits, labels: np.eye(count)[member]
+
+
+def _weighted(choose: Callable[[NDArray[np.float32], Labelled], Weights]) -> Way:
+    def fit(sample: Sample) -> Combination:
+        logits, labels = sample.stack.logits, sample.labels
+        return Weighted(scaled(choose(logits, labels), logits, labels))
+
+    return fit
+
+
+def fit_mean(sample: Sample) -> Combination:
+    """The mean of what three simple ways find: see weights.mean_weights."""
+    return Weighted(sample.mean)
+
+
+# --- linear --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """<w, [logits, context]>; w in units of the columns themselves, those of the context last."""
+
+    weights: Weights
+    members: int
+
+    def score(self, stack: Stack) -> NDArray[np.float32]:
+        logits, context = self.weights[: self.members], self.weights[self.members :]
+        return stack.logits @ logits.astype(np.float32) + stack.context @ context.astype(np.float32)
+
+    def explain(self) -> dict[str, list[float]]:
+        return {"weight": self.weights[: self.members].tolist()}
+
+
+def fit_linear(sample: Sample) -> Combination:
+    """Weights of greatest listwise likelihood, drawn a little (ridge) towards those of `fit_mean` and no context."""
+    stack, labels = sample.stack, sample.labels
+    columns = np.concatenate([stack.logits, stack.context], axis=1)
+    spread = np.maximum(columns.std(axis=0), 1e-6).astype(np.float64)
+    towards = np.concatenate([sample.mean, np.zeros(stack.context.shape[1])]) * spread
+    x = columns / spread.astype(np.float32)
+
+    def loss(weights: Weights) -> tuple[float, Weights]:
+        value, slope = listwise_loss(weights, x, labels)
+        away = weights - towards
+        return value + _RIDGE * float(away @ away), slope + 2 * _RIDGE * away
+
+    found = minimize(loss, towards, jac=True, method="L-BFGS-B")
+    return Linear(np.asarray(found.x) / spread, stack.logits.shape[1])
+
+
+# --- trees ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """A weighted mean, corrected by boosted trees (lambdarank by display) on logits, their gaps and the context."""
+
+    start: Weighted
+    booster: lgb.Booster
+
+    def score(self, stack: Stack) -> NDArray[np.float32]:
+        return self.start.score(stack) + np.asarray(self.booster.predict(_features(stack)), np.float32)
+
+    def explain(self) -> dict[str, list[float]]:
+        gain = np.asarray(self.booster.feature_importance("gain"), np.float64)
+        members = len(self.start.weights)
+        of_member = gain[:members] + gain[members : 2 * members]
+        return {**self.start.explain(), "share of the trees' gain": (of_member / max(gain.sum(), 1e-12)).tolist()}
+
+
+def _features(stack: Stack) -> NDArray[np.float32]:
+    """Logits (M), how far each is below the display's best by it (M), context (C), present or future, number of ads."""
+    best = np.repeat(np.maximum.reduceat(stack.logits, stack.offsets[:-1], axis=0), stack.lengths, axis=0)
+    display = np.stack([stack.future, stack.lengths], axis=1).astype(np.float32)
+    return np.concatenate(
+        [stack.logits, best - stack.logits, stack.context, np.repeat(display, stack.lengths, axis=0)], axis=1
+    )
+
+
+def fit_trees(sample: Sample) -> Combination:
+    """Trees that start from the mean of the logits, so that they only have to learn where it errs."""
+    stack, labels, start = sample.stack, sample.labels, Weighted(sample.mean)
+    data = lgb.Dataset(
+        _features(stack),
+        label=np.asarray(labels.clicked, np.float32),
+        group=stack.lengths.astype(np.int32),
+        init_score=start.score(stack).astype(np.float64),
+        params=_TREES,
+    )
+    return Trees(start, lgb.train(_TREES, data, num_boost_round=_ROUNDS))
+
+
+# --- by part -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ByPart:
+    """One combination for present displays and one for future ones."""
+
+    present: Combination
+    future: Combination
+
+    def score(self, stack: Stack) -> NDArray[np.float32]:
+        score = np.empty(len(stack.logits), np.float32)
+        for combination, part in ((self.present, ~stack.future), (self.future, stack.future)):
+            if part.any():
+                score[np.repeat(part, stack.lengths)] = combination.score(stack.take(part))
+        return score
+
+    def explain(self) -> dict[str, list[float]]:
+        return {
+            f"{name}, {heading}": column
+            for name, part in (("present", self.present), ("future", self.future))
+            for heading, column in part.explain().items()
+        }
+
+
+def by_part(way: Way) -> Way:
+    """Fit a way on present and on future displays apart; on all of them for a part that has too few."""
+
+    def fit(sample: Sample) -> Combination:
+        future = sample.stack.future
+        return ByPart(
+            *(way(sample.take(part) if part.sum() >= _LEAST_DISPLAYS else sample) for part in (~future, future))
+        )
+
+    return fit

@@ -1,0 +1,422 @@
+"""Blending: weights of greatest likelihood, honest out-of-fold scores, and the choice between ways to combine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.optimize import check_grad, minimize
+
+from pipeline.blending import weights as weights_module
+from pipeline.blending.blend import Blend, blend, choose, standard_error
+from pipeline.blending.stack import BlendConfig, Sample, Stack, read_stack, thinned
+from pipeline.blending.ways import ways
+from pipeline.blending.weights import Weights, correlations, likelihood_weights, scaled, smooth_weights
+from pipeline.core.errors import ParameterError
+from pipeline.metrics import Labelled, map12, reciprocal_rank, tie_hash
+from tests.synthetic import Bag, Displays, categorical, draw_clicks, multi, numeric, write_encoded
+
+Floats = NDArray[np.floating[Any]]
+
+
+def labelled(random: np.random.Generator, logits: Floats, lengths: NDArray[np.int64], future: float = 0.5) -> Labelled:
+    """Clicks drawn from the softmax of the true logits."""
+    displays = len(lengths)
+    return Labelled(
+        clicked=draw_clicks(random, logits, lengths),
+        offsets=np.cumsum([0, *lengths]),
+        display_id=np.arange(100, 100 + displays, dtype=np.uint32),
+        ad_id=np.arange(len(logits), dtype=np.uint32),
+        slices={"future": random.random(displays) < future},
+    )
+
+
+def members_of(displays: int, seed: int = 0, **options: Any) -> tuple[NDArray[np.float32], Labelled]:
+    """The truth is the sum of two signals; one member sees one, one the other, the third only noise."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(2, 8, displays)
+    rows = int(lengths.sum())
+    signals = random.normal(0, 1, (rows, 3))
+    labels = labelled(random, signals[:, 0] + 0.7 * signals[:, 1], lengths, **options)
+    return signals.astype(np.float32), labels
+
+
+def naive_loss(weights: Weights, logits: Floats, labels: Labelled) -> float:
+    """Mean over displays of -log softmax of the click."""
+    total = 0.0
+    for start, end in zip(labels.offsets[:-1], labels.offsets[1:], strict=True):
+        z = logits[start:end].astype(float) @ weights
+        total += np.log(np.exp(z).sum()) - z[np.argmax(labels.clicked[start:end])]
+    return total / (len(labels.offsets) - 1)
+
+
+# --- weights ------------------------------------------------------------------------------------------------------
+
+
+def test_likelihood_weights_are_the_best() -> None:
+    """Against a search that knows no gradient, and near the weights that the clicks were drawn with."""
+    logits, labels = members_of(400)
+    found = likelihood_weights(logits, labels)
+    searched = minimize(
+        lambda w: naive_loss(w, logits, labels) if (w >= 0).all() else 1e9,
+        np.full(3, 0.3),
+        method="Nelder-Mead",
+        options={"xatol": 1e-4, "fatol": 1e-8},
+    )
+    np.testing.assert_allclose(found, searched.x, atol=5e-3)
+    many, answers = members_of(20_000)
+    np.testing.assert_allclose(likelihood_weights(many, answers), [1, 0.7, 0], atol=0.05)
+
+
+def test_weights_are_not_negative() -> None:
+    """Not even of a member that ranks the wrong way round."""
+    logits, labels = members_of(2000)
+    logits[:, 1] *= -1
+    for found in (likelihood_weights(logits, labels), smooth_weights(logits, labels)):
+        assert found[1] == 0
+        assert found[0] > 0
+
+
+@pytest.mark.parametrize("scale", [0.05, 3.0, 20.0])
+def test_scaling_makes_chances_right(scale: float) -> None:
+    """The likelihood as a function of the factor has its greatest value there; the ratio of weights stays."""
+    logits, labels = members_of(3000)
+    weights = scale * np.array([1.0, 0.7, 0.0])
+    found = scaled(weights, logits, labels)
+    np.testing.assert_allclose(found / found[0], weights / weights[0], rtol=1e-6)
+    best = naive_loss(found, logits, labels)
+    assert best < naive_loss(0.97 * found, logits, labels)
+    assert best < naive_loss(1.03 * found, logits, labels)
+
+
+def test_scaling_of_a_member_without_a_signal() -> None:
+    logits, labels = members_of(500)
+    worse = -logits[:, :1]
+    np.testing.assert_array_equal(scaled(np.ones(1), worse, labels), [1])
+
+
+def naive_smooth_gain(weights: Weights, length: float, logits: Floats, labels: Labelled) -> float:
+    """Mean of 1 / (1 + sum of sigmoids of how far the others are ahead of the click), whose spread is `length`."""
+    ahead = []
+    for start, end in zip(labels.offsets[:-1], labels.offsets[1:], strict=True):
+        z = logits[start:end].astype(float) @ weights
+        ahead.append(z - z[np.argmax(labels.clicked[start:end])])
+    scale = length / np.sqrt(np.mean(np.concatenate(ahead) ** 2))
+    gains = [1 / (0.5 + (1 / (1 + np.exp(-scale * z))).sum()) for z in ahead]  # the click's own sigmoid is a half
+    return float(np.mean(gains))
+
+
+def test_smoothed_map12(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is maximised against a loop, and its gradient against differences."""
+    logits, labels = members_of(60)
+    asked: list[Any] = []
+
+    def spy(loss: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append(loss)
+        return minimize(loss, *arguments, **options)
+
+    monkeypatch.setattr(weights_module, "minimize", spy)
+    smooth_weights(logits, labels)
+    loss = asked[-1]
+    weights = likelihood_weights(logits, labels)
+    clicks = np.repeat(logits[labels.clicked == 1], np.diff(labels.offsets), axis=0)
+    length = float(np.sqrt(np.mean(((logits - clicks).astype(float) @ weights) ** 2)))
+    for direction in (np.array([1.0, 0.7, 0.1]), np.array([3.0, 0.0, 1.0]), np.array([0.01, 0.02, 0.03])):
+        assert -loss(direction)[0] == pytest.approx(naive_smooth_gain(direction, length, logits, labels), rel=1e-6)
+        assert check_grad(lambda w: loss(w)[0], lambda w: loss(w)[1], direction) < 1e-5
+        assert loss(direction)[0] == pytest.approx(loss(9 * direction)[0])
+
+
+def test_smooth_weights_rank_at_their_best() -> None:
+    """No other direction ranks clearly better, and the direction is the one that clicks were drawn with."""
+    logits, labels = members_of(6000, seed=3)
+    found = smooth_weights(logits, labels)
+    assert (found >= 0).all()
+    np.testing.assert_allclose(found / found[0], [1, 0.7, 0], atol=0.1)
+    score = map12(logits @ found.astype(np.float32), labels)
+    for other in ([1, 1, 1], [1, 0, 0], [0, 1, 0], [1, 0.3, 0], [1, 1.5, 0], [1, 0.7, 0.5]):
+        assert score > map12(logits @ np.array(other, dtype=np.float32), labels)
+
+
+# --- the stack ----------------------------------------------------------------------------------------------------
+
+
+def stack_of(logits: Floats, labels: Labelled, context: Floats | None = None) -> Stack:
+    context = np.empty((len(logits), 0)) if context is None else context
+    return Stack(
+        logits=logits.astype(np.float32),
+        context=context.astype(np.float32),
+        names=tuple(f"c{i}" for i in range(context.shape[1])),
+        offsets=labels.offsets,
+        future=labels.slices["future"],
+    )
+
+
+@pytest.mark.parametrize("most", [1, 7, 50, 1000])
+def test_a_sample_has_whole_displays(most: int) -> None:
+    logits, labels = members_of(60)
+    chosen = thinned(np.arange(60) % 3 != 0, most)
+    assert chosen.sum() == min(most, 40)
+    assert not chosen[::3].any()
+    sample = Sample(stack_of(logits, labels, logits[:, :1]), labels).take(chosen)
+    for d, at in enumerate(np.flatnonzero(chosen)):
+        original = slice(labels.offsets[at], labels.offsets[at + 1])
+        copy = slice(sample.stack.offsets[d], sample.stack.offsets[d + 1])
+        np.testing.assert_array_equal(sample.stack.logits[copy], logits[original])
+        np.testing.assert_array_equal(sample.stack.context[copy, 0], logits[original, 0])
+        np.testing.assert_array_equal(sample.labels.clicked[copy], labels.clicked[original])
+        np.testing.assert_array_equal(sample.labels.ad_id[copy], labels.ad_id[original])
+        assert sample.labels.slices["future"][d] == labels.slices["future"][at] == sample.stack.future[d]
+
+
+def test_the_context_is_read_from_encoded_fields(tmp_path: Path) -> None:
+    part = Displays(
+        lengths=np.array([2, 3]),
+        columns={
+            "leak": np.array([0, 1, 2, 2, 0], np.int32),
+            "delay": np.array([1.0, np.nan, 5.0, 3.0, 3.0], np.float32),
+            "page": np.array([7, 7, 9, 9, 9], np.int32),
+            "bag": Bag.of([[(1, 1.0)]] * 5),
+        },
+        clicked=np.array([1, 0, 0, 1, 0], np.uint8),
+    )
+    fields = [categorical("leak", 3), numeric("delay"), categorical("page", 10, "display"), multi("bag", 10)]
+    encoded = write_encoded(tmp_path / "encoded", fields, part, part)
+    logits = np.zeros((5, 1), np.float32)
+    stack = read_stack(encoded, logits, ("leak", "unknown", "delay", "page"))
+    assert stack.names == ("leak=0", "leak=1", "leak=2", "delay", *(f"page={code}" for code in range(10)))
+    np.testing.assert_array_equal(stack.context[:, :3].argmax(1), [0, 1, 2, 2, 0])
+    known = np.array([1.0, 5.0, 3.0, 3.0])
+    expected = (np.array([1.0, known.mean(), 5.0, 3.0, 3.0]) - known.mean()) / known.std()
+    np.testing.assert_allclose(stack.context[:, 3], expected, atol=1e-6)
+    np.testing.assert_array_equal(stack.context[:, 4:].argmax(1), [7, 7, 9, 9, 9])
+    with pytest.raises(ParameterError, match=r"blend.context: bag has several values a row"):
+        read_stack(encoded, logits, ("bag",))
+
+
+# --- the ways -----------------------------------------------------------------------------------------------------
+
+
+def world_with_context(displays: int, seed: int, strength: float = 2.0) -> tuple[Stack, Labelled]:
+    """The truth is both signals and a flag, which no member sees and which counts in future displays alone."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(2, 8, displays)
+    rows = int(lengths.sum())
+    signals, flag = random.normal(0, 1, (rows, 3)), (random.random(rows) < 0.3).astype(float)
+    future = random.random(displays) < 0.5
+    truth = signals[:, 0] + 0.7 * signals[:, 1] + strength * flag * np.repeat(future, lengths)
+    labels = replace(labelled(random, truth, lengths), slices={"future": future})
+    return stack_of(signals, labels, flag[:, None]), labels
+
+
+def test_every_way_learns_and_gives_chances() -> None:
+    """Each on displays that it has not seen: better than any member, and the softmax of its score is a chance."""
+    train, test = world_with_context(4000, 1), world_with_context(4000, 2)
+    alone = max(map12(test[0].logits[:, m], test[1]) for m in range(3))
+    scores = {}
+    for name, way in ways(["a", "b", "noise"]).items():
+        combination = way(Sample(*train))
+        score = combination.score(test[0])
+        assert score.shape == (len(test[0].logits),)
+        assert score.dtype == np.float32
+        scores[name] = map12(score, test[1])
+        if not name.endswith(" alone"):
+            assert scores[name] > alone + 0.02, name
+            assert abs(likelihood_weights(score[:, None], test[1])[0] - 1) < 0.12, name
+        assert all(len(column) == 3 for column in combination.explain().values())
+    assert scores["linear"] > scores["mean"] + 0.01, "it reads the context"
+    assert scores["trees"] > scores["mean"] + 0.02, "they read the context, and whether a display is future"
+    assert scores["linear by part"] > scores["linear"] + 0.01, "the flag counts in future displays alone"
+    assert abs(scores["mean by part"] - scores["mean"]) < 0.01
+
+
+def test_linear_weights_are_those_of_the_truth() -> None:
+    stack, labels = world_with_context(6000, 3)
+    found = ways(["a", "b", "noise"])["linear by part"](Sample(stack, labels)).explain()
+    assert set(found) == {"present, weight", "future, weight"}
+    for column in found.values():
+        np.testing.assert_allclose(column, [1, 0.7, 0], atol=0.15)
+
+
+def test_a_part_with_few_displays_is_combined_like_the_whole() -> None:
+    stack, labels = world_with_context(2000, 4)
+    rare = np.zeros(2000, bool)
+    rare[:20] = True
+    stack, labels = replace(stack, future=rare), replace(labels, slices={"future": rare})
+    found = ways(["a", "b", "noise"])["mean by part"](Sample(stack, labels)).explain()
+    whole = ways(["a", "b", "noise"])["mean"](Sample(stack, labels)).explain()
+    assert found["future, weight"] == whole["weight"]
+    assert found["present, weight"] != whole["weight"]
+
+
+def test_same_sample_same_combination() -> None:
+    stack, labels = world_with_context(1500, 5)
+    for name, way in ways(["a", "b", "noise"]).items():
+        scores = [way(Sample(stack, labels)).score(stack) for _ in range(2)]
+        np.testing.assert_array_equal(*scores, err_msg=name)
+
+
+# --- the blend ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[Stack, Labelled]:
+    logits, labels = members_of(1500, seed=1)
+    return stack_of(logits, labels), labels
+
+
+CONFIG = BlendConfig(members=("first", "second", "noise"), folds=3)
+
+
+@pytest.fixture(scope="module")
+def result(world: tuple[Stack, Labelled]) -> Blend:
+    return blend(*world, CONFIG)
+
+
+def test_a_blend_beats_its_members(result: Blend) -> None:
+    """On displays that it has not seen; what tells nothing weighs next to nothing."""
+    logits, answers = members_of(5000, seed=2)
+    alone = [map12(logits[:, i], answers) for i in range(3)]
+    assert map12(result.combination.score(stack_of(logits, answers)), answers) > max(alone) + 0.02
+    assert set(result.validated) == set(ways(CONFIG.members))
+    assert result.validated["smooth"] > max(result.validated[f"{name} alone"] for name in CONFIG.members) + 0.02
+    assert len(result.chosen) == CONFIG.folds
+    assert set(result.chosen) <= set(result.validated)
+
+
+def test_what_a_member_is_worth(result: Blend) -> None:
+    assert set(result.without) == set(CONFIG.members)
+    assert result.without["first"] > result.without["second"] > 0.01
+    assert abs(result.without["noise"]) < 0.005
+
+
+def test_cross_validation_is_that_of_unseen_displays(world: tuple[Stack, Labelled], result: Blend) -> None:
+    stack, labels = world
+    for i, name in enumerate(CONFIG.members):
+        assert result.validated[f"{name} alone"] == pytest.approx(map12(stack.logits[:, i], labels))
+    fold = folds_of(labels, CONFIG.folds)
+    for f, way in enumerate(result.chosen):
+        others = Sample(stack, labels).take(fold != f)
+        expected = ways(CONFIG.members)[way](others).score(stack)
+        rows = np.repeat(fold == f, stack.lengths)
+        np.testing.assert_allclose(result.out_of_fold[rows], expected[rows], rtol=1e-5, atol=1e-6)
+
+
+def folds_of(labels: Labelled, folds: int) -> NDArray[np.int64]:
+    hashed = tie_hash(labels.display_id, np.zeros_like(labels.display_id)) % np.uint64(folds)
+    return hashed.astype(np.int64)
+
+
+def test_no_display_is_scored_by_its_own_label(world: tuple[Stack, Labelled], result: Blend) -> None:
+    """With the clicks of one fold moved elsewhere, its scores and the way that was chosen for it stay as they were."""
+    stack, labels = world
+    rows_of = np.repeat(folds_of(labels, CONFIG.folds), stack.lengths)
+    assert np.bincount(rows_of).min() > 1000
+    for held_out in range(CONFIG.folds):
+        clicked = labels.clicked.copy()
+        worst = np.zeros_like(clicked)
+        for start, end in zip(labels.offsets[:-1], labels.offsets[1:], strict=True):
+            worst[start + np.argmin(stack.logits[start:end, 0])] = 1
+        clicked[rows_of == held_out] = worst[rows_of == held_out]
+        after = blend(stack, replace(labels, clicked=clicked), CONFIG)
+        assert after.chosen[held_out] == result.chosen[held_out]
+        np.testing.assert_array_equal(after.out_of_fold[rows_of == held_out], result.out_of_fold[rows_of == held_out])
+        assert (after.out_of_fold[rows_of != held_out] != result.out_of_fold[rows_of != held_out]).mean() > 0.99
+
+
+def test_a_single_member(world: tuple[Stack, Labelled]) -> None:
+    stack, labels = world
+    single = replace(stack, logits=stack.logits[:, :1])
+    found = blend(single, labels, replace(CONFIG, members=("only",)))
+    assert (found.way, found.without) == ("only alone", {})
+    (weights,) = found.combination.explain().values()
+    assert weights == pytest.approx([1], abs=0.2)  # more than 0.7 of it is noise to this member
+    assert found.validated["only alone"] == pytest.approx(map12(single.logits[:, 0], labels))
+
+
+@pytest.mark.parametrize("future", [0.0, 1.0])
+def test_only_present_or_only_future(future: float) -> None:
+    logits, labels = members_of(900, future=future)
+    found = blend(stack_of(logits, labels), labels, CONFIG)
+    assert labels.slices["future"].all() == bool(future)
+    assert all(0 < value < 1 for value in found.validated.values())
+    gain = reciprocal_rank(found.out_of_fold, labels.clicked, labels.offsets, labels.display_id, labels.ad_id)
+    assert gain.mean() == pytest.approx(map12(found.out_of_fold, labels))
+
+
+def test_it_can_search_on_fewer_displays(world: tuple[Stack, Labelled], result: Blend) -> None:
+    found = blend(*world, replace(CONFIG, search_displays=500))
+    assert (found.out_of_fold != 0).all()
+    assert not np.array_equal(found.out_of_fold, result.out_of_fold)
+
+
+# --- the choice ---------------------------------------------------------------------------------------------------
+
+
+def gains_of(**means: float) -> dict[str, NDArray[np.float64]]:
+    """Gains by display around these means; those of other ways differ from `smooth` by a standard error of 0.01."""
+    noise = np.random.default_rng(0).normal(0, 1, 400)
+    noise = (noise - noise.mean()) / noise.std()
+    return {name.replace("_", " "): mean + 0.2 * noise * (name != "mean") for name, mean in means.items()}
+
+
+@pytest.mark.parametrize(
+    ("means", "best"),
+    [
+        ({"a_alone": 0.60, "b_alone": 0.50, "equal": 0.62, "mean": 0.64}, "mean"),
+        ({"a_alone": 0.619, "b_alone": 0.50, "equal": 0.55, "mean": 0.60}, "mean"),  # within the error
+        ({"a_alone": 0.621, "b_alone": 0.50, "equal": 0.55, "mean": 0.60}, "a alone"),
+        ({"a_alone": 0.50, "b_alone": 0.70, "equal": 0.60, "mean": 0.61}, "b alone"),
+        ({"a_alone": 0.50, "b_alone": 0.62, "equal": 0.65, "mean": 0.61}, "equal"),
+        ({"a_alone": 0.5}, "a alone"),
+    ],
+)
+def test_another_way_must_be_clearly_better(means: dict[str, float], best: str) -> None:
+    gains = gains_of(**means)
+    assert choose(gains, np.zeros(400, dtype=bool)) == best
+
+
+def test_standard_error_of_the_weighted_mean() -> None:
+    """Against the spread of the weighted mean in repeated draws; few future displays count for half of it."""
+    random, future = np.random.default_rng(0), np.arange(500) >= 460
+    labels = replace(members_of(2)[1], slices={"future": future})
+    draws, errors = [], []
+    for _ in range(2000):
+        value = np.where(future, random.normal(0, 2, 500), random.normal(0, 1, 500))
+        draws.append(0.4767 * value[~future].mean() + 0.5233 * value[future].mean())
+        errors.append(standard_error(value, labels.slices["future"]))
+    assert np.mean(errors) == pytest.approx(np.std(draws), rel=0.05)
+    value = random.normal(0, 1, 500)
+    for alone in (np.zeros(500, dtype=bool), np.ones(500, dtype=bool)):
+        assert standard_error(value, alone) == pytest.approx(value.std() / np.sqrt(500))
+
+
+def test_correlations() -> None:
+    """Against numpy, each display's mean taken out in a loop; a shift by display changes nothing."""
+    logits, labels = members_of(50)
+    logits[:, 2] += logits[:, 0]
+    centred = logits.astype(float)
+    for start, end in zip(labels.offsets[:-1], labels.offsets[1:], strict=True):
+        centred[start:end] -= centred[start:end].mean(0)
+    np.testing.assert_allclose(correlations(logits, labels), np.corrcoef(centred.T), atol=1e-6)
+    shift = np.repeat(np.random.default_rng(1).normal(0, 5, 50), np.diff(labels.offsets))[:, None]
+    np.testing.assert_allclose(
+        correlations((logits + shift).astype(np.float32), labels), correlations(logits, labels), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"members": ()}, "members: expected at least one model"),
+        ({"members": ("lr", "lr")}, "members: one stands twice"),
+        ({"members": ("lr",), "folds": 2}, "folds: must be 3 or more, found 2"),
+    ],
+)
+def test_mistakes_in_parameters(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        BlendConfig(**values)
