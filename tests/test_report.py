@@ -48,8 +48,9 @@ def report(tmp_path: Path, encoded: Encoded) -> Report:
     write_predictions(tmp_path / "blend/submission.parquet", target, clicked)
     for kind in ("metrics", "slices"):
         write_json(tmp_path / f"{kind}/blend.json", {"map12": 1.0} if kind == "metrics" else [_slice("blend")])
-    weights = {"way": "mean", "members": ["trees"], "weights": [1.0], "correlations": [[1.0]], "validated_map12": {}}
-    write_json(tmp_path / "blend/weights.json", weights)
+    blended = {"way": "mean", "members": ["trees"], "columns": {"weight": [1.0]}, "correlations": [[1.0]]}
+    blended |= {"validated_map12": {}, "lost_without": {}, "chosen_by_fold": ["mean"]}
+    write_json(tmp_path / "blend/blend.json", blended)
     write_json(tmp_path / "manifest.json", {"source": "simulated"})
     write_json(tmp_path / "ingest.json", {"warnings": ["something is odd"]})
     write_json(tmp_path / "truth/truth.json", {"known": True})
