@@ -3,6 +3,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 READY := $(VENV)/.ready
+SPARK := $(VENV)/.spark
 # The CUDA build of torch where there is a GPU, else the CPU build if pip's indexes offer one (PyPI's own Linux build
 # runs on a CPU too, but is larger; PIP_EXTRA_INDEX_URL can name PyTorch's CPU index).
 TORCH := $(shell sed -n 's/^torch==//p' requirements.lock)
@@ -12,13 +13,13 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: repro test notebooks readme lock clean help
+.PHONY: repro test notebooks readme spark lock clean help
 
 repro: $(READY)  ## run what has changed, from raw files to submissions, and say what came of it
 	dvc repro
 	@echo; cat reports/summary.txt
 
-test: $(READY)  ## check the code and run all tests
+test: $(READY) $(SPARK)  ## check the code and run all tests
 	ruff check .
 	ruff format --check .
 	mypy
@@ -29,6 +30,8 @@ notebooks: $(READY)  ## run the notebooks on the current tables and keep their p
 
 readme: $(READY)  ## quote the last run's summary and the tree in README.md
 	python tools/readme.py
+
+spark: $(READY) $(SPARK)  ## add PySpark to the environment, for `runtime.engine: spark`
 
 lock: requirements.in  ## resolve requirements.in anew into requirements.lock
 	rm -rf .lock && $(PYTHON) -m venv .lock && .lock/bin/pip install --quiet -r requirements.in
@@ -45,6 +48,10 @@ else
 	$(VENV)/bin/pip install --quiet 'torch==$(TORCH)+cpu' 2>/dev/null || $(VENV)/bin/pip install --quiet 'torch==$(TORCH)'
 endif
 	$(VENV)/bin/pip install --quiet -r requirements.lock
+	touch $@
+
+$(SPARK): requirements-spark.txt | $(READY)
+	$(VENV)/bin/pip install --quiet -r requirements-spark.txt
 	touch $@
 
 clean:  ## remove the environment and everything that a run has made, but not downloads and studies

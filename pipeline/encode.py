@@ -193,7 +193,9 @@ def _vocabulary(history: ir.Table, column: Column, min_count: int) -> ir.Table:
     """value, count (displays or rows of history), and the code of a history row and of a target row with that value."""
     if column.per == "display":
         history = history.filter(history.first)
-    values = history.select(value=history[column.name].unnest().id if column.kind == "multi" else history[column.name])
+    values = history.select(value=column.name)
+    if column.kind == "multi":
+        values = values.unnest("value").select(value=ibis._.value.id)
     values = values.filter(values.value.notnull())
     counts = values.group_by("value").aggregate(count=values.count())
     rank = ibis.row_number().over(ibis.window(order_by=[counts["count"].desc(), counts.value]))
@@ -243,7 +245,9 @@ def _write_codes(
         if c.kind in dtypes
     }
     bags = {
-        c.name: _BagWriter(out, c.name, vocabularies[c.name], part, len(numbers)) for c in columns if c.kind == "multi"
+        c.name: _BagWriter(out, c.name, engine.to_arrow(vocabularies[c.name]), part, len(numbers))
+        for c in columns
+        if c.kind == "multi"
     }
     for start, batch in _rows(engine, path, codes, numbers):
         for name, array in arrays.items():
@@ -257,9 +261,9 @@ def _write_codes(
 class _BagWriter:
     """Appends lists of {id, weight} as offsets, codes and weights; the weights of a bag are scaled to sum to 1."""
 
-    def __init__(self, out: EncodedPart, name: str, vocabulary: ir.Table, part: Part, bags: int) -> None:
-        known = vocabulary.select("value", code=f"code_{part}").to_pyarrow().sort_by("value")
-        self._values, self._codes = known["value"].to_numpy(), known["code"].to_numpy().astype(np.int32)
+    def __init__(self, out: EncodedPart, name: str, vocabulary: pa.Table, part: Part, bags: int) -> None:
+        known = vocabulary.sort_by("value")
+        self._values, self._codes = known["value"].to_numpy(), known[f"code_{part}"].to_numpy().astype(np.int32)
         self._folder, self._name = out.folder / "fields", name
         self._offsets = _create(self._folder / f"{name}.offsets.npy", (bags + 1,), "i8")
         self._offsets[0] = 0

@@ -16,7 +16,7 @@ from typing import get_args
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.files import atomic_path, write_json
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.encode import EncodeConfig, encode_split
@@ -75,9 +75,9 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> RuntimeConfig:
 
 
 @pytest.fixture
-def engine(runtime: RuntimeConfig) -> Iterator[Engine]:
+def engine(runtime: RuntimeConfig) -> Iterator[DuckDBEngine]:
     """A DuckDB session of the test's own."""
-    with Engine(runtime) as engine:
+    with DuckDBEngine(runtime) as engine:
         yield engine
 
 
@@ -107,7 +107,7 @@ def tables(build_once: Build, raw: Path, runtime: RuntimeConfig) -> Path:
     """The folder of typed tables."""
 
     def make(path: Path) -> None:
-        with Engine(runtime) as engine:
+        with DuckDBEngine(runtime) as engine:
             ingest(raw, path, path.with_name("ingest.json"), engine, IngestConfig())
 
     return build_once("tables", make)
@@ -119,7 +119,7 @@ def splits(build_once: Build, tables: Path, runtime: RuntimeConfig) -> dict[str,
 
     def make(name: SplitName) -> Callable[[Path], None]:
         def write(path: Path) -> None:
-            with Engine(runtime) as engine:
+            with DuckDBEngine(runtime) as engine:
                 write_split(engine, tables, name, SplitConfig(), path)
 
         return write
@@ -133,7 +133,7 @@ def views(build_once: Build, tables: Path, splits: dict[str, Path], runtime: Run
 
     def make(split: Path) -> Callable[[Path], None]:
         def write(path: Path) -> None:
-            with Engine(runtime) as engine:
+            with DuckDBEngine(runtime) as engine:
                 write_views(engine, tables, split, ViewsConfig(), path)
 
         return write
@@ -163,7 +163,7 @@ def features(
         def write(path: Path) -> None:
             with atomic_path(path) as partial:
                 for group in group_names:
-                    with Engine(runtime) as engine:
+                    with DuckDBEngine(runtime) as engine:
                         write_group(engine, group, tables, splits[split], views[split], smoothing, partial / group)
 
         return write
@@ -190,7 +190,7 @@ def encoded(
 
     def make(split: str) -> Callable[[Path], None]:
         def write(path: Path) -> None:
-            with Engine(runtime) as engine:
+            with DuckDBEngine(runtime) as engine:
                 encode_split(engine, splits[split], features[split], group_names, encode_config, path)
 
         return write
@@ -201,7 +201,7 @@ def encoded(
 @pytest.fixture
 def short_ranges(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], Path]:
     """short_ranges(folder, copy): its Parquet files in row groups so small that the engine works by several ranges."""
-    monkeypatch.setattr(Engine.ranges, "__defaults__", (1000,))
+    monkeypatch.setattr(DuckDBEngine.ranges, "__defaults__", (1000,))
 
     def rewrite(folder: Path, copy: Path) -> Path:
         shutil.copytree(folder, copy)

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline import encode
 from pipeline.core.config import parse
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.errors import ParameterError
 from pipeline.encode import EncodeConfig, encode_split
 from pipeline.schemas.encoded import Encoded
@@ -47,7 +47,7 @@ def reference(counted: list[Any], values: list[Any], min_count: int, *, own: boo
 
 
 @pytest.fixture
-def make(engine: Engine, tmp_path: Path) -> Make:
+def make(engine: DuckDBEngine, tmp_path: Path) -> Make:
     """make(columns, history, target, lengths): encode two parts whose displays have these numbers of rows."""
 
     def encode_values(
@@ -394,7 +394,7 @@ def test_small_chunks_change_nothing(
     encoded: dict[str, Encoded],
     encode_config: EncodeConfig,
     group_names: list[str],
-    engine: Engine,
+    engine: DuckDBEngine,
     tmp_path: Path,
     short_ranges: Callable[[Path, Path], Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -436,7 +436,7 @@ def test_the_digest_follows_the_content(make: Make) -> None:
 
 
 def test_names_that_two_groups_share_are_an_error(
-    splits: dict[str, Path], features: dict[str, Path], engine: Engine, tmp_path: Path
+    splits: dict[str, Path], features: dict[str, Path], engine: DuckDBEngine, tmp_path: Path
 ) -> None:
     shutil.copytree(features["validation"] / "rates", tmp_path / "features" / "rates")
     shutil.copytree(features["validation"] / "rates", tmp_path / "features" / "copy")
@@ -448,7 +448,7 @@ def test_names_that_two_groups_share_are_an_error(
 
 
 def test_without_leaks_no_column_of_the_future_is_encoded(
-    splits: dict[str, Path], features: dict[str, Path], engine: Engine, tmp_path: Path
+    splits: dict[str, Path], features: dict[str, Path], engine: DuckDBEngine, tmp_path: Path
 ) -> None:
     groups = ["leak", "context"]
     for leaks in (True, False):
@@ -463,7 +463,7 @@ def test_without_leaks_no_column_of_the_future_is_encoded(
 
 
 def test_rows_out_of_order_are_an_error(
-    splits: dict[str, Path], features: dict[str, Path], engine: Engine, tmp_path: Path
+    splits: dict[str, Path], features: dict[str, Path], engine: DuckDBEngine, tmp_path: Path
 ) -> None:
     for rows in (slice(0, 100), slice(1, None)):
         shutil.rmtree(tmp_path / "features", ignore_errors=True)

@@ -9,7 +9,7 @@ import jupytext
 import nbformat
 import pytest
 
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.files import write_json
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.ingest.build import ingest
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = SimulatedSource(SimulationConfig(displays=1_500, seed=3), folder / "raw", folder / "truth").prepare()
     paths = {name: str(files[name]) for name in wanted("full")}
     write_json(folder / "raw" / "manifest.json", {"source": "simulated", "page_views": "full", "files": paths})
-    with Engine(RuntimeConfig(temp_directory=str(folder / "tmp"), memory_limit="1GB")) as engine:
+    with DuckDBEngine(RuntimeConfig(temp_directory=str(folder / "tmp"), memory_limit="1GB")) as engine:
         ingest(folder / "raw", folder / "tables", folder / "ingest.json", engine, IngestConfig())
     return folder
 

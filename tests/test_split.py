@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.config import parse
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.errors import InputError, ParameterError
 from pipeline.schemas.impressions import COLD, IMPRESSIONS, PARTS, SplitInfo
 from pipeline.schemas.raw import DAY_MS
@@ -87,7 +87,7 @@ CONFIGS = [
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_validation_is_the_reference(tables: Path, engine: Engine, tmp_path: Path, config: SplitConfig) -> None:
+def test_validation_is_the_reference(tables: Path, engine: DuckDBEngine, tmp_path: Path, config: SplitConfig) -> None:
     write_split(engine, tables, "validation", config, tmp_path / "split")
     compare(tmp_path / "split", reference(tables, "validation", config))
 
@@ -102,7 +102,7 @@ def test_submission_is_the_reference_and_knows_no_label_of_its_target(tables: Pa
 def test_short_ranges_change_nothing(
     tables: Path,
     splits: dict[str, Path],
-    engine: Engine,
+    engine: DuckDBEngine,
     tmp_path: Path,
     short_ranges: Callable[[Path, Path], Path],
     name: SplitName,
@@ -158,7 +158,7 @@ def test_the_summary_counts_what_is_there(tables: Path, splits: dict[str, Path],
 
 
 def test_a_display_on_the_border_is_future(
-    tables: Path, splits: dict[str, Path], engine: Engine, tmp_path: Path
+    tables: Path, splits: dict[str, Path], engine: DuckDBEngine, tmp_path: Path
 ) -> None:
     border = SplitInfo.read(splits["validation"]).future_from
     assert border is not None
@@ -196,7 +196,7 @@ def changed(tables: Path, folder: Path, **change: Callable[[pa.Table], pa.Table]
     return folder
 
 
-def test_displays_and_ads_of_which_nothing_is_known(tables: Path, engine: Engine, tmp_path: Path) -> None:
+def test_displays_and_ads_of_which_nothing_is_known(tables: Path, engine: DuckDBEngine, tmp_path: Path) -> None:
     """Every seventh display has no event and every fifth ad no campaign: the rows stay, their columns are null."""
     lost = changed(
         tables,
@@ -224,7 +224,7 @@ def one_day(table: pa.Table) -> pa.Table:
 
 
 def test_a_single_day_has_no_future(
-    tables: Path, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tables: Path, engine: DuckDBEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     day = changed(tables, tmp_path / "tables", events=one_day)
     with caplog.at_level("WARNING", "pipeline"):
@@ -237,14 +237,16 @@ def test_a_single_day_has_no_future(
     assert (read(tmp_path / "split" / "target.parquet").display_id % 6 == 5).all()
 
 
-def test_no_events_at_all(tables: Path, engine: Engine, tmp_path: Path) -> None:
+def test_no_events_at_all(tables: Path, engine: DuckDBEngine, tmp_path: Path) -> None:
     blind = changed(tables, tmp_path / "tables", events=lambda t: t.slice(0, 0))
     info = write_split(engine, blind, "validation", SplitConfig(), tmp_path / "split")
     assert (info.future_from, info.views_until) == (None, None)
     compare(tmp_path / "split", reference(blind, "validation", SplitConfig()))
 
 
-def test_an_empty_part_stops_the_run_and_leaves_what_was_there(tables: Path, engine: Engine, tmp_path: Path) -> None:
+def test_an_empty_part_stops_the_run_and_leaves_what_was_there(
+    tables: Path, engine: DuckDBEngine, tmp_path: Path
+) -> None:
     out = tmp_path / "split"
     out.mkdir()
     (out / "old").write_text("old")

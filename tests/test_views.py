@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import views as module
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.features.subjects import UNIT
 from pipeline.schemas.impressions import PARTS, SplitInfo
@@ -47,7 +47,7 @@ def around(display: dict[str, Any], viewed: list[tuple[int, int]], most: int) ->
 def test_views_are_those_of_the_displays_user(
     tables: Path, splits: dict[str, Path], runtime: RuntimeConfig, tmp_path: Path, split: str, most: int
 ) -> None:
-    with Engine(runtime) as engine:
+    with DuckDBEngine(runtime) as engine:
         write_views(engine, tables, splits[split], ViewsConfig(most=most), tmp_path / "views")
     viewed = by_user(tables, SplitInfo.read(splits[split]).views_until)
     for part in PARTS:
@@ -81,7 +81,7 @@ def test_buckets_change_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "BUCKET_ROWS", pq.read_metadata(tables / "page_views.parquet").num_rows // 5)
-    with Engine(runtime) as engine:
+    with DuckDBEngine(runtime) as engine:
         write_views(engine, tables, splits["validation"], ViewsConfig(), tmp_path / "views")
     for path in views["validation"].iterdir():
         assert path.read_bytes() == (tmp_path / "views" / path.name).read_bytes(), path.name

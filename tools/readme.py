@@ -14,6 +14,7 @@ PLAIN = {
     "dvc.yaml": "the stages: commands, dependencies, outputs",
     "params.yaml": "what a run is made of",
     "pyproject.toml": "lint, types and tests",
+    "requirements-spark.txt": "PySpark, for those who run on it",
     "requirements.in": "what the project uses",
     "requirements.lock": "the same, with every version pinned",
 }

@@ -8,9 +8,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.core.config import check, section
 
@@ -20,14 +20,20 @@ class RuntimeConfig:
     """The section `runtime` of params.yaml.
 
     threads: 0 for all cores that this process may use.
-    memory_limit: what DuckDB may hold before it spills to `temp_directory`, e.g. `8GB`.
+    memory_limit: what the engine may hold before it spills to `temp_directory`, e.g. `8GB`; of Spark, its driver.
     device: where networks train; `auto` takes a GPU when there is one.
+    engine: what computes split, views, features and encode; the same values come of both.
+    spark_master: where Spark runs; `local[*]`: here, on as many threads as `threads` says. spark_config: further
+    settings of its session, e.g. `spark.executor.memory: 16g`.
     """
 
     threads: int = 0
     memory_limit: str = "8GB"
     temp_directory: str = "data/tmp"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Literal["duckdb", "spark"] = "duckdb"
+    spark_master: str = "local[*]"
+    spark_config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(self.threads >= 0, f"threads: must be 0 (all) or more, found {self.threads}")
@@ -35,6 +41,14 @@ class RuntimeConfig:
             re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]i?B", self.memory_limit) is not None,
             f"memory_limit: expected a size such as 8GB, found {self.memory_limit!r}",
         )
+
+    @property
+    def memory_mebibytes(self) -> int:
+        """`memory_limit` in MiB: GB are thousands, GiB are 1024s."""
+        found = re.match(r"([\d.]+)\s*([KMGT])(i?)B", self.memory_limit)
+        assert found
+        power = "KMGT".index(found[2]) + 1
+        return int(float(found[1]) * (1024 if found[3] else 1000) ** power) >> 20
 
     @property
     def cores(self) -> int:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ibis.expr.types as ir
+import numpy as np
+import pyarrow.parquet as pq
 
 from pipeline.core.engine import Engine
 from pipeline.core.errors import ParameterError
@@ -96,7 +98,7 @@ def write_group(
             impressions, path = split / f"{part}.parquet", partial / f"{part}.parquet"
             build = _columns(group, replace(inputs, part=part, views=engine.table(views / f"{part}.parquet")))
             engine.write_by_ranges(impressions, "display_id", build, path, order_by=("row",))
-            _check_part(engine, group, impressions, path)
+            _check_part(group, impressions, path)
         write_columns(partial, group.columns)
 
 
@@ -112,13 +114,16 @@ def _columns(group: Group, inputs: Inputs) -> Callable[[ir.Table], ir.Table]:
     return build
 
 
-def _check_part(engine: Engine, group: Group, impressions: Path, path: Path) -> None:
-    expected = engine.sql(f"SELECT count(*) FROM read_parquet('{impressions}')")[0][0]
-    found, astray = engine.sql(
-        f"SELECT count(*), count(*) FILTER (row <> file_row_number) FROM read_parquet('{path}', file_row_number = true)"
-    )[0]
+def _check_part(group: Group, impressions: Path, path: Path) -> None:
+    expected = pq.read_metadata(impressions).num_rows
+    found = astray = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["row"]):
+            row = batch["row"].to_numpy()
+            astray += int(np.count_nonzero(row != np.arange(found, found + len(row))))
+            found += len(row)
+        names = file.schema_arrow.names
     if found != expected or astray:
         raise ValueError(f"{path}: {found} rows of which {astray} are out of order; expected {expected} in order")
-    names = engine.table(path).columns
-    if list(names) != [*ALIGNMENT, *(column.name for column in group.columns)]:
+    if names != [*ALIGNMENT, *(column.name for column in group.columns)]:
         raise ValueError(f"{path}: columns {names} are not what the group declares")

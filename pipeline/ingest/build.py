@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.core.config import parse
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.errors import InputError, ParameterError
 from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.ingest.config import IngestConfig
@@ -27,7 +27,7 @@ class Manifest:
     files: dict[str, str]
 
 
-def ingest(raw: Path, out: Path, report_path: Path, engine: Engine, config: IngestConfig) -> None:
+def ingest(raw: Path, out: Path, report_path: Path, engine: DuckDBEngine, config: IngestConfig) -> None:
     """Read the files that `raw`/manifest.json names; write the folder `out`, then the report.
 
     Raises InputError for a file that is missing, damaged, or holds what it must not; the message names file and line.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.progress import log
 from pipeline.ingest.readers import RawStream
 from pipeline.schemas.raw import DAY_MS
@@ -85,7 +85,7 @@ class Report:
         size = f"{rows} rows" if what == "rows" else f"{count} {what}, {rows} rows"
         self.warn(f"{first}; dropped {size} (ingest.{policy}: drop)")
 
-    def value(self, engine: Engine, folder: Path) -> dict[str, Any]:
+    def value(self, engine: DuckDBEngine, folder: Path) -> dict[str, Any]:
         """The whole report; reads the finished tables in `folder`."""
         tables = {name: parquet(folder / f"{name}.parquet") for name in TABLES}
         events = _events(engine, tables["events"])
@@ -123,14 +123,14 @@ class Report:
             )
 
 
-def _duplicates(engine: Engine, table: str, keys: str) -> int:
+def _duplicates(engine: DuckDBEngine, table: str, keys: str) -> int:
     ((count,),) = engine.sql(
         f"SELECT coalesce(sum(n - 1), 0)::BIGINT FROM (SELECT count(*) AS n FROM {table} GROUP BY {keys})"
     )
     return int(count)
 
 
-def _orphans(engine: Engine, tables: dict[str, str]) -> dict[str, Any]:
+def _orphans(engine: DuckDBEngine, tables: dict[str, str]) -> dict[str, Any]:
     """For each join that the pipeline makes: how many distinct keys do not find their row."""
     result = {}
     for table, key, others in _JOINS:
@@ -144,7 +144,7 @@ def _orphans(engine: Engine, tables: dict[str, str]) -> dict[str, Any]:
     return result
 
 
-def _events(engine: Engine, table: str) -> dict[str, Any]:
+def _events(engine: DuckDBEngine, table: str) -> dict[str, Any]:
     first, last, outside, users = engine.sql(
         f"SELECT min(timestamp), max(timestamp), count(*) FILTER (timestamp NOT BETWEEN 0 AND {DAYS * DAY_MS - 1}), "
         f"max(user_id) + 1 FROM {table}"
@@ -160,12 +160,12 @@ def _events(engine: Engine, table: str) -> dict[str, Any]:
     }
 
 
-def _views(engine: Engine, table: str) -> dict[str, Any]:
+def _views(engine: DuckDBEngine, table: str) -> dict[str, Any]:
     first, last, known = engine.sql(f"SELECT min(timestamp), max(timestamp), count(user_id) FROM {table}")[0]
     return {"first_timestamp": first, "last_timestamp": last, "rows_of_users_with_events": known}
 
 
-def _displays(engine: Engine, table: str) -> dict[str, Any]:
+def _displays(engine: DuckDBEngine, table: str) -> dict[str, Any]:
     displays, rows, least, most = engine.sql(
         "SELECT count(*), sum(ads)::BIGINT, min(ads), max(ads) FROM "
         f"(SELECT count(*) AS ads FROM {table} GROUP BY display_id)"

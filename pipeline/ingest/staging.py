@@ -12,7 +12,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.progress import log
 from pipeline.ingest.config import IngestConfig
 from pipeline.ingest.locate import explain
@@ -25,7 +25,7 @@ from pipeline.schemas.tables import TABLES
 class Build:
     """What every step needs: the session, the parameters, the raw files, the folder of tables and the report."""
 
-    engine: Engine
+    engine: DuckDBEngine
     config: IngestConfig
     inputs: dict[str, RawInput]
     folder: Path
@@ -82,7 +82,7 @@ class Staged:
 
 
 @contextmanager
-def in_order(engine: Engine) -> Iterator[None]:
+def in_order(engine: DuckDBEngine) -> Iterator[None]:
     """While a table is written: one thread, and joins whose left side streams.
 
     Otherwise DuckDB gives up the order of the rows behind a join, and the bytes of a Parquet file vary from run to run.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.core.config import section
-from pipeline.core.engine import Engine
+from pipeline.core.engine import open_engine
 from pipeline.core.runtime import runtime
 from pipeline.encode import EncodeConfig, encode_split
 from pipeline.schemas.features import feature_names, leaks_allowed
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
     )
     options = command.parse_args(arguments)
     config = section(options.params, "encode", EncodeConfig)
-    with Engine(runtime(options.params)) as engine:
+    with open_engine(runtime(options.params)) as engine:
         encode_split(
             engine,
             options.split,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.core.config import section
-from pipeline.core.engine import Engine
+from pipeline.core.engine import open_engine
 from pipeline.core.runtime import runtime
 from pipeline.features.base import write_group
 from pipeline.features.smoothing import SmoothingConfig
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     command.add_argument("--group", required=True, help="name of the group, a module of pipeline/features")
     options = command.parse_args(arguments)
     smoothing = section(options.params, "smoothing", SmoothingConfig)
-    with Engine(runtime(options.params)) as engine:
+    with open_engine(runtime(options.params)) as engine:
         write_group(engine, options.group, options.tables, options.split, options.views, smoothing, options.out)
 
 

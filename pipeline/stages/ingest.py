@@ -8,7 +8,7 @@ only where the section `ingest` of the parameters allows it. Page views are read
 from __future__ import annotations
 
 from pipeline.core.config import section
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import runtime
 from pipeline.ingest.build import ingest
 from pipeline.ingest.config import IngestConfig
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     )
     options = command.parse_args(arguments)
     config = section(options.params, "ingest", IngestConfig)
-    with Engine(runtime(options.params)) as engine:
+    with DuckDBEngine(runtime(options.params)) as engine:
         ingest(options.raw, options.out, options.report, engine, config)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from pipeline.core.config import section
-from pipeline.core.engine import Engine
+from pipeline.core.engine import open_engine
 from pipeline.core.runtime import runtime
 from pipeline.split import SplitConfig, SplitName, write_split
 from pipeline.stages.command import parser, run
@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> None:
     command.add_argument("--split", choices=get_args(SplitName), required=True, help="which split to make")
     options = command.parse_args(arguments)
     config = section(options.params, "split", SplitConfig)
-    with Engine(runtime(options.params)) as engine:
+    with open_engine(runtime(options.params)) as engine:
         write_split(engine, options.tables, options.split, config, options.out)
 
 

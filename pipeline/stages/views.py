@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.core.config import section
-from pipeline.core.engine import Engine
+from pipeline.core.engine import open_engine
 from pipeline.core.runtime import runtime
 from pipeline.stages.command import parser, run
 from pipeline.views import ViewsConfig, write_views
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> None:
     )
     options = command.parse_args(arguments)
     config = section(options.params, "views", ViewsConfig)
-    with Engine(runtime(options.params)) as engine:
+    with open_engine(runtime(options.params)) as engine:
         write_views(engine, options.tables, options.split, config, options.out)
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core import engine as engine_module
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.relational import look_up
 from pipeline.core.runtime import RuntimeConfig
 
@@ -54,14 +54,14 @@ def lookup(source: Path) -> Path:
 
 @pytest.fixture
 def short_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Engine.ranges, "__defaults__", (RANGE_ROWS,))
+    monkeypatch.setattr(DuckDBEngine.ranges, "__defaults__", (RANGE_ROWS,))
 
 
 def values(table: pa.Table, *names: str) -> list[tuple[int, ...]]:
     return list(zip(*(table[name].to_pylist() for name in names), strict=True))
 
 
-def test_joins_alone_lose_the_order(engine: Engine, rows: pa.Table, source: Path, lookup: Path) -> None:
+def test_joins_alone_lose_the_order(engine: DuckDBEngine, rows: pa.Table, source: Path, lookup: Path) -> None:
     """The reason for all that follows: if this ever fails, joins keep the order, and ranges are needed no more."""
     for _ in range(5):
         written = engine.ibis.to_pyarrow(look_up(engine.table(source), engine.table(lookup), {"key": "key"}))
@@ -72,7 +72,7 @@ def test_joins_alone_lose_the_order(engine: Engine, rows: pa.Table, source: Path
 
 
 def test_ranges_keep_the_order(
-    engine: Engine, rows: pa.Table, source: Path, lookup: Path, tmp_path: Path, short_ranges: None
+    engine: DuckDBEngine, rows: pa.Table, source: Path, lookup: Path, tmp_path: Path, short_ranges: None
 ) -> None:
     assert len(list(engine.ranges(source, "display_id"))) >= 3
     known = engine.once(engine.table(lookup))
@@ -96,7 +96,7 @@ def test_ranges_keep_the_order(
     assert min(parts[:-1]) >= RANGE_ROWS, "each range costs a query"
 
 
-def test_equal_values_stay_together(engine: Engine, tmp_path: Path) -> None:
+def test_equal_values_stay_together(engine: DuckDBEngine, tmp_path: Path) -> None:
     """Borders of row groups fall into runs of equal values, and one run is longer than a range."""
     lengths = [3, 40, 1, 1, 25, 2, 9, 130, 4, 4, 4, 60]
     path = tmp_path / "runs.parquet"
@@ -110,7 +110,7 @@ def test_equal_values_stay_together(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_windows_over_a_display_are_exact(
-    engine: Engine, rows: pa.Table, source: Path, tmp_path: Path, short_ranges: None
+    engine: DuckDBEngine, rows: pa.Table, source: Path, tmp_path: Path, short_ranges: None
 ) -> None:
     def function(part: ir.Table) -> ir.Table:
         return part.mutate(length=part.count().over(ibis.window(group_by="display_id")))
@@ -120,7 +120,7 @@ def test_windows_over_a_display_are_exact(
     assert pq.read_table(tmp_path / "o.parquet")["length"].to_pylist() == counts[inverse].tolist()
 
 
-def test_an_empty_file_is_one_empty_range(engine: Engine, rows: pa.Table, tmp_path: Path) -> None:
+def test_an_empty_file_is_one_empty_range(engine: DuckDBEngine, rows: pa.Table, tmp_path: Path) -> None:
     empty, out = tmp_path / "empty.parquet", tmp_path / "out.parquet"
     pq.write_table(rows.slice(0, 0), empty)
     assert len(list(engine.ranges(empty, "display_id"))) == 1
@@ -134,7 +134,7 @@ def test_an_empty_file_is_one_empty_range(engine: Engine, rows: pa.Table, tmp_pa
 
 @pytest.mark.parametrize("kept", ["none", "first", "middle", "last"])
 def test_what_is_left_of_some_ranges_only_can_be_cut_again(
-    engine: Engine, rows: pa.Table, source: Path, tmp_path: Path, short_ranges: None, kept: str
+    engine: DuckDBEngine, rows: pa.Table, source: Path, tmp_path: Path, short_ranges: None, kept: str
 ) -> None:
     """The validation split keeps no history row of its last days, and so none of the last ranges."""
     third = DISPLAYS  # ids count in threes
@@ -154,7 +154,7 @@ def test_what_is_left_of_some_ranges_only_can_be_cut_again(
     assert pq.read_table(out).equals(expected)
 
 
-def test_once_computes_once(engine: Engine, tmp_path: Path) -> None:
+def test_once_computes_once(engine: DuckDBEngine, tmp_path: Path) -> None:
     path = tmp_path / "lookup.parquet"
     pq.write_table(pa.table({"key": [1, 2]}), path)
     table = engine.table(path)
@@ -167,7 +167,7 @@ def test_once_computes_once(engine: Engine, tmp_path: Path) -> None:
     assert values(engine.ibis.to_pyarrow(other), "twice") == [(15,), (18,)]
 
 
-def test_one_wants_one_row(engine: Engine, lookup: Path) -> None:
+def test_one_wants_one_row(engine: DuckDBEngine, lookup: Path) -> None:
     table = engine.table(lookup)
     assert engine.one(table.aggregate(n=table.count())) == {"n": KEYS}
     for rows in (0, 2):
@@ -178,7 +178,7 @@ def test_one_wants_one_row(engine: Engine, lookup: Path) -> None:
 def products(runtime: RuntimeConfig, source: Path, lookup: Path, folder: Path) -> dict[str, bytes]:
     """What every way of writing makes of the same files."""
     folder.mkdir()
-    with Engine(runtime) as engine:
+    with DuckDBEngine(runtime) as engine:
         table = engine.table(source)
         engine.write(table.mutate(more=table.key * 2), folder / "scanned.parquet")
         counts = table.group_by("key").aggregate(n=table.count(), total=table.ad_id.sum()).order_by("key")
@@ -211,7 +211,7 @@ def test_same_input_same_bytes(
 
 
 def test_row_groups_have_a_fixed_size(
-    engine: Engine, rows: pa.Table, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: DuckDBEngine, rows: pa.Table, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "ROW_GROUP", 20_480)
     engine.write(engine.table(source), tmp_path / "copied.parquet")
@@ -228,7 +228,7 @@ class FailedError(Exception):
     """What goes wrong in the middle of a file."""
 
 
-def test_failure_leaves_the_old_file(engine: Engine, source: Path, tmp_path: Path, short_ranges: None) -> None:
+def test_failure_leaves_the_old_file(engine: DuckDBEngine, source: Path, tmp_path: Path, short_ranges: None) -> None:
     out = tmp_path / "out.parquet"
     out.write_text("old")
     calls: Iterator[int] = iter(range(10))
@@ -248,23 +248,23 @@ def test_failure_leaves_the_old_file(engine: Engine, source: Path, tmp_path: Pat
 def test_the_temporary_folder_goes_with_the_session(runtime: RuntimeConfig, source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "spill"
     used = replace(runtime, temp_directory=str(folder))
-    with Engine(used) as engine:
+    with DuckDBEngine(used) as engine:
         engine.scratch("note").write_text("x")
         assert engine.scratch("note").is_relative_to(folder.resolve())
         assert Path(str(engine.sql("SELECT current_setting('temp_directory')")[0][0])).is_relative_to(folder.resolve())
     assert list(folder.iterdir()) == []
-    with pytest.raises(ValueError, match="expected one row"), Engine(used) as engine:
+    with pytest.raises(ValueError, match="expected one row"), DuckDBEngine(used) as engine:
         engine.one(engine.table(source))
     assert list(folder.iterdir()) == []
 
 
 def test_two_sessions_do_not_share_a_folder(runtime: RuntimeConfig) -> None:
-    with Engine(runtime) as one, Engine(runtime) as two:
+    with DuckDBEngine(runtime) as one, DuckDBEngine(runtime) as two:
         assert one.scratch("x") != two.scratch("x")
 
 
 def test_the_runtime_is_obeyed(runtime: RuntimeConfig) -> None:
-    with Engine(replace(runtime, threads=1, memory_limit="300MB")) as engine:
+    with DuckDBEngine(replace(runtime, threads=1, memory_limit="300MB")) as engine:
         assert engine.sql("SELECT current_setting('threads')") == [(1,)]
         assert engine.sql("SELECT current_setting('memory_limit')")[0][0] == "286.1 MiB"
     assert RuntimeConfig(threads=0).cores >= 1

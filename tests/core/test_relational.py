@@ -5,11 +5,11 @@ from __future__ import annotations
 import ibis
 import pyarrow as pa
 
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.relational import look_up
 
 
-def test_look_up_by_two_keys_of_other_names(engine: Engine) -> None:
+def test_look_up_by_two_keys_of_other_names(engine: DuckDBEngine) -> None:
     table = ibis.memtable(pa.table({"a": [1, 2, None, 3], "fold": [0, 1, 0, 0], "id": [4, 5, 6, 7]}))
     lookup = ibis.memtable(pa.table({"id": [1, 2, 2], "part": [0, 0, 1], "n": [10, 20, 21]}))
     found = look_up(table, lookup, {"a": "id", "fold": "part"}).order_by("id")
@@ -19,7 +19,7 @@ def test_look_up_by_two_keys_of_other_names(engine: Engine) -> None:
     assert found["n"].to_pylist() == [10, 21, None, None]
 
 
-def test_look_ups_stack(engine: Engine) -> None:
+def test_look_ups_stack(engine: DuckDBEngine) -> None:
     table = ibis.memtable(pa.table({"x": [1, 2], "y": [2, 1]}))
     lookup = ibis.memtable(pa.table({"id": [1, 2], "n": [10, 20]}))
     found = look_up(table, lookup.rename(of_x="n"), {"x": "id"})

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.features.base import write_group
 from pipeline.features.smoothing import SmoothingConfig
@@ -40,7 +40,7 @@ def sparse(
         )
 
     def make_split(path: Path) -> None:
-        with Engine(runtime) as engine:
+        with DuckDBEngine(runtime) as engine:
             write_split(engine, folder, "validation", SplitConfig(), path)
 
     folder = build_once("sparse_tables", make_tables)
@@ -55,7 +55,7 @@ def values_of(
 
     def compute(group: str, **smoothing: Any) -> dict[str, tuple[Rows, Rows]]:
         tables, split = sparse
-        with Engine(runtime) as engine:
+        with DuckDBEngine(runtime) as engine:
             views = tmp_path / "views"
             write_views(engine, tables, split, ViewsConfig(), views)
             write_group(engine, group, tables, split, views, SmoothingConfig(**smoothing), tmp_path / group)

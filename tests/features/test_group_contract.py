@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.features.base import write_group
 from pipeline.features.smoothing import SmoothingConfig
@@ -51,7 +51,7 @@ def compute(tables: Path, splits: dict[str, Path], runtime: RuntimeConfig, tmp_p
     """compute(group, name): the group for the validation split, or for a changed one, in a folder of that name."""
 
     def run(group: str, name: str, split: Path = splits["validation"], tables: Path = tables) -> Path:
-        with Engine(runtime) as engine:
+        with DuckDBEngine(runtime) as engine:
             views = tmp_path / f"{name}-views"
             write_views(engine, tables, split, ViewsConfig(), views)
             smoothing = SmoothingConfig(folds=5, strength=12.0)

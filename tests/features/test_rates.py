@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.core.config import parse
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.errors import ParameterError
 from pipeline.features.smoothing import SmoothingConfig, fold
 from tests.rates_reference import KEYS, fold_of, rates
@@ -77,7 +77,7 @@ def test_ranks_and_gaps(values_of: Callable[..., Any], smoothing: dict[str, Any]
     assert ties > 100
 
 
-def test_folds_are_those_of_the_reference_and_about_even(engine: Engine) -> None:
+def test_folds_are_those_of_the_reference_and_about_even(engine: DuckDBEngine) -> None:
     ids = [*range(1, 20_000), 16_874_593, 23_120_126, 4_294_967_295]
     table = ibis.memtable(pa.table({"display_id": pa.array(ids, pa.uint32())}))
     for folds in (2, 5, 10):

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.files import read_json
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.ingest.build import ingest
@@ -90,7 +90,7 @@ class World:
         manifest = {"source": "directory", "page_views": self.page_views, "files": files}
         (self.raw / "manifest.json").write_text(json.dumps(manifest))
         runtime = RuntimeConfig(threads=self.threads, temp_directory=str(self.folder / "tmp"), memory_limit="1GB")
-        with Engine(runtime) as engine:
+        with DuckDBEngine(runtime) as engine:
             ingest(self.raw, self.out, self.report_path, engine, IngestConfig(**policies))  # type: ignore[arg-type]
         report: dict[str, Any] = read_json(self.report_path)
         return report

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.errors import InputError
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.ingest.config import IngestConfig
@@ -84,7 +84,7 @@ def test_a_failing_database_ends_the_reading(world: World, stop_at: int) -> None
     path = world.zip("clicks_test")
     source = open_input(RAW_FILES["clicks_test"], path)
     threads = threading.active_count()
-    with Engine(RuntimeConfig(temp_directory=str(world.folder / "tmp"))) as engine:
+    with DuckDBEngine(RuntimeConfig(temp_directory=str(world.folder / "tmp"))) as engine:
         build = Build(engine, IngestConfig(), {"clicks_test": source}, world.out, Report())
         query = f"SELECT CASE WHEN display_id > {stop_at} THEN error('full disk') ELSE ad_id END AS ad_id FROM raw_rows"
         with pytest.raises(duckdb.Error, match="full disk"):

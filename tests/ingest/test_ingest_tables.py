@@ -12,7 +12,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.core.engine import Engine
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.schemas.raw import EPOCH_MS
 from pipeline.schemas.tables import TABLES
@@ -60,7 +60,7 @@ def test_every_form_gives_the_same_tables(world: World, form: str) -> None:
 
 def test_types_are_those_of_the_schema(world: World) -> None:
     world.run()
-    with Engine(RuntimeConfig(temp_directory=str(world.folder / "tmp"))) as engine:
+    with DuckDBEngine(RuntimeConfig(temp_directory=str(world.folder / "tmp"))) as engine:
         for name, columns in TABLES.items():
             found = engine.sql(f"DESCRIBE FROM '{world.out / name}.parquet'")
             assert {row[0]: row[1] for row in found} == columns, name

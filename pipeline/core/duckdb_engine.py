@@ -1,0 +1,115 @@
+"""DuckDB as the engine: embedded, on one machine, spilling under a memory limit.
+
+A file is cut into ranges that fit into memory: so memory does not grow with the file, and each sort is short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.engine import ROW_GROUP, Engine
+from pipeline.core.files import atomic_path
+from pipeline.core.runtime import RuntimeConfig
+
+#: About how many rows a range has.
+RANGE_ROWS = 16 * ROW_GROUP
+
+
+class DuckDBEngine(Engine):
+    """A DuckDB session behind Ibis; what is not of `Engine` (`sql`, `copy`, `connection`) is for ingest alone."""
+
+    def __init__(self, runtime: RuntimeConfig) -> None:
+        super().__init__(runtime)
+        self.ibis = ibis.duckdb.connect(
+            threads=runtime.cores,
+            memory_limit=runtime.memory_limit,
+            temp_directory=str(self._scratch),
+            preserve_insertion_order=True,
+        )
+        self.sql("SET enable_progress_bar = false")  # DuckDB's own would be printed on stdout
+        self.sql("SET TimeZone = 'UTC'")
+
+    def close(self) -> None:
+        self.ibis.disconnect()
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """DuckDB itself, for what Ibis does not speak: reading CSV, COPY, settings."""
+        return self.ibis.con
+
+    def sql(self, text: str) -> list[tuple[Any, ...]]:
+        """Run a statement of DuckDB's own SQL and fetch all its rows; for small results."""
+        return self.connection.execute(text).fetchall()
+
+    def copy(self, query: str, path: Path) -> None:
+        """Write a query of DuckDB's own SQL into a Parquet file (zstd, fixed row groups).
+
+        On several threads neither the order of a join nor, therefore, the bytes are the same from run to run.
+        """
+        with atomic_path(path) as partial:
+            self.connection.execute(
+                f"COPY ({query}) TO '{partial}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
+            )
+
+    def tables(self, paths: Sequence[Path]) -> ir.Table:
+        """Several Parquet files with the same columns as one table."""
+        return self.ibis.read_parquet([str(path) for path in paths])
+
+    def to_arrow(self, expression: ir.Table) -> pa.Table:
+        return self.ibis.to_pyarrow(expression)
+
+    def _keep(self, expression: ir.Table) -> ir.Table:
+        return self.ibis.create_table(ibis.util.gen_name("once"), expression, temp=True)
+
+    def deal(self, expression: ir.Table, column: str, buckets: int) -> list[ir.Table]:
+        """Deal rows into buckets by an integer column, in one pass, as files that go with the session.
+
+        A bucket's rows come in no order; every bucket has all the columns, if no rows.
+        """
+        folder = self.scratch(ibis.util.gen_name("deal"))
+        for bucket in range(buckets):  # a bucket without rows would have no file, and so no columns
+            (folder / f"bucket={bucket}").mkdir(parents=True)
+            self.write(expression.limit(0), folder / f"bucket={bucket}" / "empty.parquet")
+        dealt = expression.mutate(bucket=expression[column].cast("int64") % buckets)
+        self.connection.execute(
+            f"COPY ({self.ibis.compile(dealt)}) TO '{folder}' "
+            "(FORMAT parquet, PARTITION_BY (bucket), OVERWRITE_OR_IGNORE, COMPRESSION zstd)"
+        )
+        return [self.tables(sorted((folder / f"bucket={b}").glob("*.parquet"))) for b in range(buckets)]
+
+    def ranges(self, path: Path, column: str, rows: int = RANGE_ROWS) -> Iterator[ir.Table]:
+        """Cut a Parquet file, sorted by an integer column, into tables of about `rows` rows; equal values stay joined.
+
+        The borders come from the statistics of the file's row groups, so nothing is read for them. At least one table
+        comes, if only an empty one.
+        """
+        table = self.table(path)
+        borders = _borders(path, column, rows)
+        for low, high in zip([None, *borders], [*borders, None], strict=True):
+            part = table if low is None else table.filter(table[column] >= low)
+            yield part if high is None else part.filter(part[column] < high)
+
+
+def _borders(path: Path, column: str, rows: int) -> list[int]:
+    """Values of a sorted column at which ranges of about `rows` rows begin (but for the first range)."""
+    metadata = pq.read_metadata(path)
+    index = metadata.schema.to_arrow_schema().get_field_index(column)
+    borders: list[int] = []
+    filled = 0
+    for group in range(metadata.num_row_groups):
+        if not metadata.row_group(group).num_rows:  # has no statistics
+            continue
+        low = metadata.row_group(group).column(index).statistics.min
+        if filled >= rows and (not borders or low > borders[-1]):
+            borders.append(low)
+            filled = 0
+        filled += metadata.row_group(group).num_rows
+    return borders
