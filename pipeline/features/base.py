@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow.parquet as pq
@@ -29,15 +30,17 @@ class Inputs:
     """What a group is computed from.
 
     impressions: the rows to describe, a range of whole displays; windows over `display_id` are exact. history: the
-    impressions of the split's whole history, the only rows whose labels may be used. views: what the users of these
-    displays viewed around them; document_views: how often anybody viewed a document (both: schemas.views). table: a
-    typed table by name; of page_views, only what is before `info.views_until` may be used. once: wraps a look-up that
-    is the same for all ranges, so that it is computed at the first.
+    impressions of the split's whole history, the only rows whose labels may be used. target: those of its whole target,
+    their labels hidden (null). views: what the users of these displays viewed around them; document_views: how often
+    anybody viewed a document (both: schemas.views). table: a typed table by name; of page_views, only what is before
+    `info.views_until` may be used. once: wraps a look-up that is the same for all ranges, so that it is computed at the
+    first.
     """
 
     part: Part
     impressions: ir.Table
     history: ir.Table
+    target: ir.Table
     views: ir.Table
     document_views: ir.Table
     table: Callable[[str], ir.Table]
@@ -85,6 +88,7 @@ def write_group(
         part="history",
         impressions=engine.table(split / "history.parquet"),
         history=engine.table(split / "history.parquet"),
+        target=engine.table(split / "target.parquet").mutate(clicked=ibis.null("uint8")),
         views=engine.table(views / "history.parquet"),
         document_views=engine.table(views / "documents.parquet"),
         table=lambda table: engine.table(tables / f"{table}.parquet"),

@@ -21,6 +21,14 @@ def about(inputs: Inputs, subject: Subject) -> ir.Table:
     return table.select("document_id", id=table[f"{subject}_id"], weight=table.confidence_level)
 
 
+def strongest(inputs: Inputs, subject: Subject) -> ir.Table:
+    """document_id, SUBJECT: what each document is most about; of equals the smaller id."""
+    table = about(inputs, subject)
+    order = ibis.window(group_by="document_id", order_by=[table.weight.desc(), table.id])
+    ranked = table.mutate(rank=ibis.row_number().over(order))
+    return ranked.filter(ranked["rank"] == 0).select("document_id", **{subject: "id"})
+
+
 def bags(table: ir.Table, key: str, name: str) -> ir.Table:
     """key -> NAME: a list of {id, weight}, sorted by id, from rows of key, id and weight."""
     pair = ibis.struct({"id": table.id, "weight": table.weight})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ibis
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -92,7 +93,7 @@ def shuffle_within_displays(seed: int) -> Callable[[pa.Table], Labels]:
 
 
 def test_groups_were_found() -> None:
-    assert {"ids", "context", "views", "affinity", "leak", "rates", "rivals"} <= set(GROUPS)
+    assert {"ids", "context", "views", "affinity", "leak", "rates", "rivals", "exposure", "trends"} <= set(GROUPS)
     assert LABELLED
     assert WITHOUT_LABELS
     assert CAUSAL
@@ -195,15 +196,27 @@ def test_labels_change_no_column_that_declares_not_to_read_them(
         assert found.equals(old)
 
 
+def with_later_displays_in_both_parts(split: Path) -> NDArray[np.int64]:
+    """Which displays of history (0, 1, ...) belong to a user who has later ones in history and in target."""
+    tables = (pq.read_table(split / f"{part}.parquet", columns=["first", "user_id", "timestamp"]) for part in PARTS)
+    history, target = (table.filter(table["first"]).to_pandas() for table in tables)
+    later = pd.Series(True, history.index)
+    for displays in (history, target):
+        later &= history["timestamp"] < history["user_id"].map(displays.groupby("user_id")["timestamp"].max())
+    return np.flatnonzero(later)
+
+
 @pytest.mark.parametrize("at", [0.3, 0.7])
 @pytest.mark.parametrize("name", LABELLED)
 def test_a_display_does_not_know_its_own_click(
     splits: dict[str, Path], features: dict[str, Path], compute: Compute, tmp_path: Path, name: str, at: float
 ) -> None:
-    """Another ad of one display of history gets the click: that display's features stay, others change."""
+    """Another ad of one display of history gets the click: that display's features stay, others change, in history and
+    in target; so it is a display whose user comes again in both."""
     history = pq.read_table(splits["validation"] / "history.parquet")
     starts = starts_of(history)
-    display = int(at * len(starts))
+    coming_again = with_later_displays_in_both_parts(splits["validation"])
+    display = coming_again[int(at * len(coming_again))]
     own = np.zeros(history.num_rows, bool)
     own[starts[display] : starts[display + 1]] = True
 
