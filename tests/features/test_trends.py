@@ -1,0 +1,77 @@
+"""Shows and lifts by day and hour, against plain loops."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.rates_reference import KEYS
+
+DAY_MS = 86_400_000
+PERIODS = {"day": DAY_MS, "hour": DAY_MS // 24}
+RATE = 0.1936
+Rows = list[dict[str, Any]]
+
+
+class Trend:
+    """Counts of one key by period."""
+
+    def __init__(self, history: Rows, target: Rows, key: str, length: int) -> None:
+        self.shows: Counter[tuple[Any, int]] = Counter()
+        self.clicks: dict[Any, Counter[int]] = defaultdict(Counter)
+        self.expected: dict[Any, Counter[int]] = defaultdict(Counter)
+        known = [row for row in (*history, *target) if row[key] is not None and row["timestamp"] is not None]
+        for row in known:
+            self.shows[row[key], row["timestamp"] // length] += 1
+        for row in history:
+            if row["timestamp"] is not None:
+                self.clicks[row[key]][row["timestamp"] // length] += row["clicked"]
+                self.expected[row[key]][row["timestamp"] // length] += 1 / row["ads"]
+        self.first = min(time for _, time in self.shows)
+        self.last = max(time for _, time in self.shows)
+
+    def values(self, key: Any, time: int, strength: float) -> dict[str, float]:
+        """The measures of a key in a period."""
+        prior = strength * RATE
+
+        def before(counter: Counter[int]) -> float:
+            return sum(count for at, count in counter.items() if at < time)
+
+        clicks, expected = self.clicks[key], self.expected[key]
+        ratio = (before(clicks) + prior) / (before(expected) + prior)
+        lift = (clicks[time - 1] + prior * ratio) / (expected[time - 1] + prior)
+        following = self.shows[key, time if time == self.last else time + 1]
+        return {
+            "previous": math.nan if time == self.first else math.log1p(self.shows[key, time - 1]),
+            "same": math.log1p(self.shows[key, time]),
+            "next": math.log1p(following),
+            "lift": math.log(lift),
+        }
+
+
+@pytest.mark.parametrize("strength", [12.0, 0.5])
+def test_trends(values_of: Callable[..., Any], strength: float) -> None:
+    parts = values_of("trends", strength=strength)
+    history, target = parts["history"][0], parts["target"][0]
+    unknown = 0
+    for period, length in PERIODS.items():
+        for name, column in KEYS.items():
+            trend = Trend(history, target, column, length)
+            for rows, found in parts.values():
+                for row, values in zip(rows, found, strict=True):
+                    of = {
+                        measure: values[f"{name}_{period}_{measure}"]
+                        for measure in ("previous", "same", "next", "lift")
+                    }
+                    if row["timestamp"] is None or row[column] is None:
+                        unknown += 1
+                        assert set(of.values()) == {None}
+                    else:
+                        expected = trend.values(row[column], row["timestamp"] // length, strength)
+                        numbers = {measure: math.nan if value is None else value for measure, value in of.items()}
+                        assert numbers == pytest.approx(expected, rel=1e-5, abs=1e-6, nan_ok=True), (name, period, row)
+    assert unknown > 100
