@@ -13,7 +13,7 @@ import pytest
 from pipeline import views as module
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.features.subjects import UNIT
+from pipeline.features.subjects import LABELS, UNIT
 from pipeline.schemas.impressions import PARTS, SplitInfo
 from pipeline.views import ViewsConfig, write_views
 
@@ -89,84 +89,114 @@ def test_buckets_change_nothing(
 
 def test_leak_against_loops(splits: dict[str, Path], views: dict[str, Path], features: dict[str, Path]) -> None:
     seen = {row["document_id"]: row["views"] for row in rows(views["validation"] / "documents.parquet")}
-    delays: dict[tuple[int, int], list[int]] = defaultdict(list)
+    viewed: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for view in rows(views["validation"] / "history.parquet"):
-        delays[view["display_id"], view["document_id"]].append(view["delay"])
-    states = set()
+        viewed[view["display_id"]].append((view["delay"], view["document_id"]))
+    states, places, times = set(), set(), set()
     found = rows(features["validation"] / "leak" / "history.parquet")
     for row, leak in zip(rows(splits["validation"] / "history.parquet"), found, strict=True):
-        own = delays.get((row["display_id"], row["ad_document_id"]), [])
-        after = [delay for delay in own if delay >= 0]
-        state = 3 if after else 2 if own else int(row["ad_document_id"] in seen)
-        assert leak["leak"] == state
-        assert leak["ad_document_views"] == pytest.approx(math.log(1 + seen.get(row["ad_document_id"], 0)), rel=1e-6)
-        assert (leak["leak_delay"] is None) == (not after)
-        if after:
-            assert leak["leak_delay"] == pytest.approx(math.log(1 + min(after) / 1000), rel=1e-6)
-        states.add(state)
-    assert states >= {0, 1, 3}
+        later = sorted(pair for pair in viewed[row["display_id"]] if pair[0] >= 0)
+        own = [delay for delay, document in viewed[row["display_id"]] if document == row["ad_document_id"]]
+        before, after = [delay for delay in own if delay < 0], [delay for delay in own if delay >= 0]
+        place = next((i for i, (_, document) in enumerate(later) if document == row["ad_document_id"]), None)
+        expected = {
+            "leak": 3 if after else 2 if own else int(row["ad_document_id"] in seen),
+            "leak_delay": math.log(1 + min(after) / 1000) if after else None,
+            "leak_place": None if place is None else math.log(1 + place),
+            "leak_times": math.log(1 + len(after)),
+            "seen_since": math.log(1 - max(before) / 1000) if before else None,
+            "seen_times": math.log(1 + len(before)),
+            "ad_document_views": math.log(1 + seen.get(row["ad_document_id"], 0)),
+        }
+        for name, value in expected.items():
+            assert leak[name] == (value if value is None else pytest.approx(value, rel=1e-6)), name
+        states.add(expected["leak"])
+        places.add(place)
+        times.add((len(before), len(after)))
+    assert states == {0, 1, 2, 3}
+    assert {None, 0, 1, 2} <= places
+    assert {(0, 0), (1, 0), (0, 1)} <= times
 
 
-def vectors(tables: Path, subject: str) -> dict[int, dict[int, int]]:
+def vectors(tables: Path, label: str) -> dict[int, dict[int | str, int]]:
     """document_id -> id -> confidence times idf, in whole units."""
-    name = {"topic": "documents_topics", "category": "documents_categories"}[subject]
-    table = rows(tables / f"{name}.parquet")
+    names = {"topic": "documents_topics", "category": "documents_categories", "entity": "documents_entities"}
+    table = [row for row in rows(tables / f"{names.get(label, 'documents_meta')}.parquet") if row[f"{label}_id"] is not None]
     total = len({row["document_id"] for row in table})
     documents: dict[int, int] = defaultdict(int)
     for row in table:
-        documents[row[f"{subject}_id"]] += 1
-    found: dict[int, dict[int, int]] = defaultdict(dict)
+        documents[row[f"{label}_id"]] += 1
+    found: dict[int, dict[int | str, int]] = defaultdict(dict)
     for row in table:
-        idf = math.log(total / documents[row[f"{subject}_id"]]) + 0.1
-        found[row["document_id"]][row[f"{subject}_id"]] = round(row["confidence_level"] * idf * UNIT)
+        idf = math.log(total / documents[row[f"{label}_id"]]) + 0.1
+        found[row["document_id"]][row[f"{label}_id"]] = round(row.get("confidence_level", 1.0) * idf * UNIT)
     return found
 
 
-def cosine(a: dict[int, int], b: dict[int, int]) -> float:
+def cosine(a: dict[int | str, int], b: dict[int | str, int]) -> float:
     product = sum(weight * b.get(key, 0) for key, weight in a.items())
     return product / math.sqrt(sum(w * w for w in a.values()) * sum(w * w for w in b.values()))
 
 
-@pytest.mark.parametrize("subject", ["topic", "category"])
+@pytest.mark.parametrize("label", LABELS)
 def test_affinity_against_loops(
-    tables: Path, splits: dict[str, Path], views: dict[str, Path], features: dict[str, Path], subject: str
+    tables: Path, splits: dict[str, Path], views: dict[str, Path], features: dict[str, Path], label: str
 ) -> None:
-    about = vectors(tables, subject)
-    read: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    about = vectors(tables, label)
+    read: dict[str, dict[int, dict[int | str, int]]]
+    read = {side: defaultdict(lambda: defaultdict(int)) for side in ("user", "later")}
     for view in rows(views["validation"] / "history.parquet"):
-        if view["delay"] < 0:
-            for key, weight in about.get(view["document_id"], {}).items():
-                read[view["display_id"]][key] += weight
-    compared = 0
+        for key, weight in about.get(view["document_id"], {}).items():
+            read["user" if view["delay"] < 0 else "later"][view["display_id"]][key] += weight
+    compared: dict[str, int] = defaultdict(int)
     found = rows(features["validation"] / "affinity" / "history.parquet")
     for row, features_of in zip(rows(splits["validation"] / "history.parquet"), found, strict=True):
         ad = about.get(row["ad_document_id"])
-        sides = {"page": about.get(row["document_id"]), "user": read.get(row["display_id"])}
+        sides = {side: profiles.get(row["display_id"]) for side, profiles in read.items()}
+        if label in ("category", "topic", "entity"):
+            sides["page"] = about.get(row["document_id"])
         for side, profile in sides.items():
-            value = features_of[f"{side}_ad_{subject}"]
-            assert (value is None) == (not ad or not profile)
-            if ad and profile and min(sum(ad.values()), sum(profile.values())) > UNIT / 100:
-                assert value == pytest.approx(cosine(profile, ad), abs=0.02)
-                compared += value > 0.1
-    assert compared > 100
+            value = features_of[f"{side}_ad_{label}"]
+            if ad and profile and any(ad.values()) and any(profile.values()):
+                assert value == pytest.approx(cosine(profile, ad), abs=1e-5)
+                compared[side] += value > 0.1
+            else:
+                assert value is None
+    assert min(compared[side] for side in sides) > 20, compared
 
 
+@pytest.mark.parametrize("field", ["viewed", "next"])
 def test_viewed_fields_against_loops(
-    tables: Path, splits: dict[str, Path], views: dict[str, Path], features: dict[str, Path]
+    tables: Path, splits: dict[str, Path], views: dict[str, Path], features: dict[str, Path], field: str
 ) -> None:
     source_of = {row["document_id"]: row["source_id"] for row in rows(tables / "documents_meta.parquet")}
-    before: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    topics: dict[int, dict[int, float]] = defaultdict(dict)
+    for row in rows(tables / "documents_topics.parquet"):
+        topics[row["document_id"]][row["topic_id"]] = row["confidence_level"]
+    around: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for view in rows(views["validation"] / "history.parquet"):
-        if view["delay"] < 0:
-            before[view["display_id"]].append((-view["delay"], view["document_id"]))
+        around[view["display_id"]].append((view["delay"], view["document_id"]))
     found = rows(features["validation"] / "views" / "history.parquet")
+    filled = 0
     for row, got in zip(rows(splits["validation"] / "history.parquet"), found, strict=True):
-        latest = [doc for _, doc in sorted(before[row["display_id"]])[:20]]
-        for label, values in (("document", latest), ("source", [source_of.get(doc) for doc in latest])):
-            counts: dict[int, float] = defaultdict(float)
-            for value in values:
+        before = sorted((-delay, document) for delay, document in around[row["display_id"]] if delay < 0)
+        after = sorted((delay, document) for delay, document in around[row["display_id"]] if delay >= 0)
+        hour = [(delay, document) for delay, document in after[:20] if delay < 3_600_000]
+        chosen = [document for _, document in (before[:20] if field == "viewed" else hour)]
+        weights: dict[str, list[tuple[int | None, float]]] = {
+            "document": [(document, 1) for document in chosen],
+            "source": [(source_of.get(document), 1) for document in chosen],
+            "topic": [pair for document in chosen for pair in topics[document].items()],
+        }
+        for label, values in weights.items():
+            totals: dict[int, float] = defaultdict(float)
+            for value, weight in values:
                 if value is not None:
-                    counts[value] += 1
-            expected = [{"id": key, "weight": weight} for key, weight in sorted(counts.items())]
-            assert (got[f"viewed_{label}"] or []) == expected
-        assert got["views_before"] == pytest.approx(math.log(1 + len(latest)), rel=1e-6)
+                    totals[value] += weight
+            bag = got[f"{field}_{label}"] or []
+            assert [pair["id"] for pair in bag] == sorted(totals)
+            assert [pair["weight"] for pair in bag] == pytest.approx([totals[key] for key in sorted(totals)], abs=2e-3)
+        filled += bool(chosen)
+        assert got["views_before"] == pytest.approx(math.log(1 + len(before)), rel=1e-6)
+        assert got["views_after"] == pytest.approx(math.log(1 + len(after)), rel=1e-6)
+    assert filled > 100

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import ibis
 import ibis.expr.types as ir
@@ -11,14 +11,32 @@ from pipeline.features.base import Inputs
 
 Subject = Literal["category", "topic"]
 SUBJECTS: tuple[Subject, ...] = ("category", "topic")
+#: All that a document can be known by.
+Label = Literal["category", "topic", "entity", "source", "publisher"]
+LABELS: tuple[Label, ...] = get_args(Label)
 #: A weight of 1, in whole units.
 UNIT = 10_000
 
 
-def about(inputs: Inputs, subject: Subject) -> ir.Table:
-    """document_id, id, weight (float32): the topics or categories of each document, with their confidence."""
-    table = inputs.table({"category": "documents_categories", "topic": "documents_topics"}[subject])
-    return table.select("document_id", id=table[f"{subject}_id"], weight=table.confidence_level)
+def about(inputs: Inputs, label: Label) -> ir.Table:
+    """document_id, id, weight (float32): the ids of a label that each document has, with their confidence (else 1).
+
+    The text that names an entity becomes a number: its place among all entities.
+    """
+    if label in ("source", "publisher"):
+        table = inputs.table("documents_meta")
+        table = table.filter(table[f"{label}_id"].notnull())
+        return table.select("document_id", id=table[f"{label}_id"], weight=ibis.literal(1.0, "float32"))
+    table = inputs.table(
+        {"category": "documents_categories", "topic": "documents_topics"}.get(label, "documents_entities")
+    )
+    table = table.select("document_id", id=table[f"{label}_id"], weight=table.confidence_level)
+    if label == "entity":
+        names = table.select(name="id").distinct()
+        place = ibis.row_number().over(ibis.window(order_by=names.name))
+        numbers = inputs.once(names.mutate(id=place.cast("uint32")))
+        table = table.rename(name="id").inner_join(numbers, "name").select("document_id", "id", "weight")
+    return table
 
 
 def strongest(inputs: Inputs, subject: Subject) -> ir.Table:
@@ -35,9 +53,9 @@ def bags(table: ir.Table, key: str, name: str) -> ir.Table:
     return table.group_by(key).aggregate(pair.collect().name(name)).mutate(**{name: ibis._[name].sort()})
 
 
-def weighed(inputs: Inputs, subject: Subject) -> ir.Table:
+def weighed(inputs: Inputs, label: Label) -> ir.Table:
     """document_id, id, weight (int64, in UNITs): confidence times idf, log(documents / documents with that id)."""
-    table = about(inputs, subject)
+    table = about(inputs, label)
     known = table.group_by("id").aggregate(documents=table.count())
     total = table.aggregate(total=table.document_id.nunique()).total.as_scalar()
     joined = table.inner_join(known, "id")

@@ -1,4 +1,4 @@
-"""What the user viewed before the display: documents, their sources, publishers, categories and topics."""
+"""What the user viewed before the display and in the hour after it: documents, and what they are known by."""
 
 from __future__ import annotations
 
@@ -7,42 +7,52 @@ import ibis.expr.types as ir
 
 from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
-from pipeline.features.subjects import SUBJECTS, about, bags
-from pipeline.schemas.features import MULTI_TYPE, Column
+from pipeline.features.subjects import UNIT, Label, about, bags
+from pipeline.schemas.features import MULTI_TYPE, Column, Scope
 
-#: How many of the latest views make the fields.
+#: How many of the latest views before the display make the fields, and of the first ones after it.
 LATEST = 20
-_LABELS = ("document", "source", "publisher", *SUBJECTS)
+HOUR_MS = 3_600_000
+_LABELS: tuple[Label, ...] = ("source", "publisher", "category", "topic")
+_FIELDS: dict[str, tuple[str, Scope]] = {
+    "viewed": (f"the {LATEST} pages that the user viewed last before the display", "time-causal"),
+    "next": (f"the first {LATEST} pages that the user viewed within the hour after the display", "future"),
+}
+_SIDES: dict[str, Scope] = {"before": "time-causal", "after": "future"}
 
 
 def build(inputs: Inputs) -> ir.Table:
-    before = inputs.views.filter(inputs.views.delay < 0)
-    latest = ibis.window(group_by="display_id", order_by=[before.delay.desc(), before.document_id])
-    before = before.mutate(age=ibis.row_number().over(latest))
-    before = before.filter(before.age < LATEST).select("display_id", "document_id")
+    views = inputs.views
+    side = ibis.window(group_by=["display_id", views.delay < 0], order_by=[views.delay.abs(), views.document_id])
+    near = views.mutate(nearness=ibis.row_number().over(side))
+    near = near.filter(near.nearness < LATEST)
     table = inputs.impressions
-    for label in _LABELS:
-        table = look_up(table, _viewed(inputs, before, label), {"display_id": "display_id"})
-    counts = before.group_by("display_id").aggregate(n=before.count())
+    for field, chosen in {"viewed": near.delay < 0, "next": (near.delay >= 0) & (near.delay < HOUR_MS)}.items():
+        documents = near.filter(chosen).select("display_id", "document_id")
+        counted = documents.group_by(["display_id", "document_id"]).aggregate(times=documents.count())
+        for label, bag in _bags(inputs, counted).items():
+            table = look_up(table, bag.rename({f"{field}_{label}": "bag"}), {"display_id": "display_id"})
+    counts = views.group_by("display_id").aggregate(
+        before=views.count(where=views.delay < 0), after=views.count(where=views.delay >= 0)
+    )
     table = look_up(table, counts, {"display_id": "display_id"})
-    return table.mutate(views_before=(table.n.fill_null(0) + 1).ln())
+    return table.mutate(**{f"views_{side}": (table[side].fill_null(0) + 1).ln() for side in _SIDES})
 
 
-def _viewed(inputs: Inputs, before: ir.Table, label: str) -> ir.Table:
-    """display_id -> viewed_LABEL: a list of {id, weight}, the weight its count, or the sum of its confidences."""
-    if label == "document":
-        found = before.select("display_id", id="document_id", confidence=ibis.literal(1, "int64"))
-    elif label in ("source", "publisher"):
-        meta = inputs.table("documents_meta")
-        known = meta.filter(meta[f"{label}_id"].notnull()).select("document_id", id=f"{label}_id")
-        found = before.inner_join(inputs.once(known), "document_id")
-        found = found.select("display_id", "id", confidence=ibis.literal(1, "int64"))
-    else:
-        known = about(inputs, label)  # type: ignore[arg-type]
-        known = known.select("document_id", "id", confidence=(known.weight * 10_000).round().cast("int64"))
-        found = before.inner_join(inputs.once(known), "document_id").select("display_id", "id", "confidence")
-    total = found.group_by(["display_id", "id"]).aggregate(weight=found.confidence.sum().cast("float32"))
-    return bags(total.mutate(id=total.id.cast("uint32")), "display_id", f"viewed_{label}")
+def _bags(inputs: Inputs, counted: ir.Table) -> dict[str, ir.Table]:
+    """For each label display_id -> bag: a list of {id, weight}, the weight the number of views of documents with that
+    id, or the sum of their confidences; from display_id, document_id, times."""
+    found = {"document": counted.select("display_id", id=counted.document_id, weight=counted.times * UNIT)}
+    for label in _LABELS:
+        known = about(inputs, label)
+        known = inputs.once(known.mutate(weight=(known.weight * UNIT).round().cast("int64")))
+        joined = counted.inner_join(known, "document_id")
+        found[label] = joined.select("display_id", "id", weight=joined.times * joined.weight)
+    totals = {}
+    for label, rows in found.items():
+        total = rows.group_by(["display_id", "id"]).aggregate(weight=(rows.weight.sum() / UNIT).cast("float32"))
+        totals[label] = bags(total.mutate(id=total.id.cast("uint32")), "display_id", "bag")
+    return totals
 
 
 GROUP = Group(
@@ -50,20 +60,26 @@ GROUP = Group(
     columns=(
         *(
             Column(
-                name=f"viewed_{label}",
+                name=f"{field}_{label}",
                 kind="multi",
                 dtype=MULTI_TYPE,
-                meaning=f"{label} of the {LATEST} pages that the user viewed last",
+                meaning=f"{label} of {which}",
                 per="display",
+                scope=scope,
             )
-            for label in _LABELS
+            for field, (which, scope) in _FIELDS.items()
+            for label in ("document", *_LABELS)
         ),
-        Column(
-            name="views_before",
-            kind="numeric",
-            dtype="float32",
-            meaning=f"log(1 + pages that the user viewed before), of the last {LATEST}",
-            per="display",
+        *(
+            Column(
+                name=f"views_{side}",
+                kind="numeric",
+                dtype="float32",
+                meaning=f"log(1 + pages that the user viewed {side} the display)",
+                per="display",
+                scope=scope,
+            )
+            for side, scope in _SIDES.items()
         ),
     ),
     build=build,
