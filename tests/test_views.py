@@ -121,7 +121,8 @@ def test_leak_against_loops(splits: dict[str, Path], views: dict[str, Path], fea
 def vectors(tables: Path, label: str) -> dict[int, dict[int | str, int]]:
     """document_id -> id -> confidence times idf, in whole units."""
     names = {"topic": "documents_topics", "category": "documents_categories", "entity": "documents_entities"}
-    table = [row for row in rows(tables / f"{names.get(label, 'documents_meta')}.parquet") if row[f"{label}_id"] is not None]
+    path = tables / f"{names.get(label, 'documents_meta')}.parquet"
+    table = [row for row in rows(path) if row[f"{label}_id"] is not None]
     total = len({row["document_id"] for row in table})
     documents: dict[int, int] = defaultdict(int)
     for row in table:

@@ -42,7 +42,9 @@ def build(inputs: Inputs) -> ir.Table:
 def _bags(inputs: Inputs, counted: ir.Table) -> dict[str, ir.Table]:
     """For each label display_id -> bag: a list of {id, weight}, the weight the number of views of documents with that
     id, or the sum of their confidences; from display_id, document_id, times."""
-    found = {"document": counted.select("display_id", id=counted.document_id, weight=counted.times * UNIT)}
+    found: dict[str, ir.Table] = {
+        "document": counted.select("display_id", id=counted.document_id, weight=counted.times * UNIT)
+    }
     for label in _LABELS:
         known = about(inputs, label)
         known = inputs.once(known.mutate(weight=(known.weight * UNIT).round().cast("int64")))
