@@ -51,9 +51,9 @@ def _bags(inputs: Inputs, counted: ir.Table) -> dict[str, ir.Table]:
         joined = counted.inner_join(known, "document_id")
         found[label] = joined.select("display_id", "id", weight=joined.times * joined.weight)
     totals: dict[str, ir.Table] = {}
-    for label, rows in found.items():
+    for name, rows in found.items():
         total = rows.group_by(["display_id", "id"]).aggregate(weight=(rows.weight.sum() / UNIT).cast("float32"))
-        totals[label] = bags(total.mutate(id=total.id.cast("uint32")), "display_id", "bag")
+        totals[name] = bags(total.mutate(id=total.id.cast("uint32")), "display_id", "bag")
     return totals
 
 
