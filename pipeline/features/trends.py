@@ -23,11 +23,9 @@ _MEASURES: dict[str, tuple[Scope, str]] = {
     "previous": ("time-causal", "log(1 + times the {key} was shown in the previous {period}), unknown in the first"),
     "same": ("future", "log(1 + times the {key} is shown in the same {period})"),
     "next": ("future", "log(1 + times the {key} is shown in the next {period}), in the last one that of the same"),
-    "lift": (
-        "past-clicks",
-        "log of the {key}'s clicks over expected clicks in the previous {period}, smoothed by all {period}s before",
-    ),
+    "trend": ("past-clicks", "log of the {key}'s lift in the previous {period} over that of all {period}s before"),
 }
+_BEFORE = "log of the {key}'s clicks over expected clicks, smoothed, of all hours before"
 
 
 def build(inputs: Inputs) -> ir.Table:
@@ -36,20 +34,27 @@ def build(inputs: Inputs) -> ir.Table:
         table = table.mutate(**{period: (table.timestamp // length).cast("int32")})
         for key, column in AD_KEYS.items():
             trend = inputs.once(_trend(inputs, column, period))
-            trend = trend.rename({f"{key}_{period}_{measure}": measure for measure in _MEASURES})
-            table = look_up(table, trend, {column: column, period: period})
+            names = {measure: f"{key}_{period}_{measure}" for measure in _MEASURES} | {"before": f"{key}_lift_before"}
+            if period != "hour":  # the hours before say it later and so better
+                trend = trend.drop("before")
+                del names["before"]
+            table = look_up(
+                table, trend.rename({new: old for old, new in names.items()}), {column: column, period: period}
+            )
     return table
 
 
 def _trend(inputs: Inputs, key: str, period: str) -> ir.Table:
-    """A look-up by `key` and `period`: the measures of each that holds a show.
+    """A look-up by `key` and `period`: the measures of each that holds a show, and `before`.
 
-    lift: (clicks + s r) / (expected + s), where s is the strength in expected clicks and r the same ratio over all
-    periods before, itself smoothed towards 1. Without a labelled period before, as in target's last days, it is r.
+    before: log of r = (clicks + s) / (expected + s) of all periods before, where s is the strength in expected clicks.
+    trend: log of (clicks + s r) / (expected + s) of the previous period, less `before`; 0 if no click is known of it,
+    as in target's last days.
     """
-    counts = inputs.once(_counts(inputs, key, period))
+    shown = _shown(inputs, period)
+    ends = inputs.once(shown.aggregate(first=shown[period].min(), last=shown[period].max()))
+    counts = _counts(shown, key, period)
     time, in_order = counts[period], ibis.window(group_by=key, order_by=period)
-    first, last = (end.as_scalar() for end in (time.min(), time.max()))
     follows = (time.lag().over(in_order) == time - 1).fill_null(False)
     goes_on = (time.lead().over(in_order) == time + 1).fill_null(False)
 
@@ -59,46 +64,54 @@ def _trend(inputs: Inputs, key: str, period: str) -> ir.Table:
     def all_before(column: str) -> ir.Value:
         return counts[column].sum().over(ibis.cumulative_window(group_by=key, order_by=period)) - counts[column]
 
-    strength = inputs.smoothing.strength * _RATE
-    ratio = (all_before("clicks") + strength) / (all_before("expected") / UNITS + strength)
+    following = ibis.ifelse(goes_on, counts.shows.lead().over(in_order), 0)
     shows = {
-        "previous": ibis.ifelse(time == first, ibis.null("int64"), previous("shows")),
+        "previous": ibis.ifelse(time == ends.first.as_scalar(), ibis.null("int64"), previous("shows")),
         "same": counts.shows,
-        "next": ibis.ifelse(time == last, counts.shows, ibis.ifelse(goes_on, counts.shows.lead().over(in_order), 0)),
+        "next": ibis.ifelse(time == ends.last.as_scalar(), counts.shows, following),
     }
-    lift = (previous("clicks") + strength * ratio) / (previous("expected") / UNITS + strength)
-    features = {name: (count + 1).ln() for name, count in shows.items()} | {"lift": lift.ln()}
-    found = counts.select(key, period, **{name: value.cast("float32") for name, value in features.items()})
+    strength = inputs.smoothing.strength * _RATE
+    before = (all_before("clicks") + strength) / (all_before("expected") / UNITS + strength)
+    lately = (previous("clicks") + strength * before) / (previous("expected") / UNITS + strength)
+    measures = {name: (count + 1).ln() for name, count in shows.items()}
+    measures |= {"trend": (lately / before).ln(), "before": before.ln()}
+    found = counts.select(key, period, **{name: value.cast("float32") for name, value in measures.items()})
     return found.order_by([period, key])
 
 
-def _counts(inputs: Inputs, key: str, period: str) -> ir.Table:
-    """key, period, shows, clicks and expected clicks (in 1/UNITS): the clicks are history's."""
-    needed = [key, "timestamp", "clicked", "ads"]
+def _shown(inputs: Inputs, period: str) -> ir.Table:
+    """The impressions of both parts whose time is known, with their period; `clicked` is null in target."""
+    needed = [*AD_KEYS.values(), "timestamp", "clicked", "ads"]
     both = ibis.union(inputs.history.select(needed), inputs.target.select(needed))
-    both = both.filter(both[key].notnull() & both.timestamp.notnull())
-    both = both.mutate(**{period: (both.timestamp // PERIODS[period]).cast("int32")})
-    expected = ibis.literal(UNITS, "int64") // both.ads.cast("int64")
-    return both.group_by([key, period]).aggregate(
-        shows=both.count().cast("int64"),
-        clicks=both.clicked.cast("int64").sum().fill_null(0).cast("int64"),
-        expected=expected.sum(where=both.clicked.notnull()).fill_null(0).cast("int64"),
+    both = both.filter(both.timestamp.notnull())
+    return both.mutate(**{period: (both.timestamp // PERIODS[period]).cast("int32")})
+
+
+def _counts(shown: ir.Table, key: str, period: str) -> ir.Table:
+    """key, period, shows, clicks and expected clicks (in 1/UNITS): the clicks are history's."""
+    shown = shown.filter(shown[key].notnull())
+    expected = ibis.literal(UNITS, "int64") // shown.ads.cast("int64")
+    return shown.group_by([key, period]).aggregate(
+        shows=shown.count().cast("int64"),
+        clicks=shown.clicked.cast("int64").sum().fill_null(0).cast("int64"),
+        expected=expected.sum(where=shown.clicked.notnull()).fill_null(0).cast("int64"),
     )
+
+
+def _column(name: str, meaning: str, scope: Scope) -> Column:
+    return Column(name=name, kind="numeric", dtype="float32", meaning=meaning, scope=scope)
 
 
 GROUP = Group(
     scope="past-clicks",
-    columns=tuple(
-        Column(
-            name=f"{key}_{period}_{measure}",
-            kind="numeric",
-            dtype="float32",
-            meaning=meaning.format(key=key, period=period),
-            scope=scope,
-        )
-        for period in PERIODS
-        for key in AD_KEYS
-        for measure, (scope, meaning) in _MEASURES.items()
+    columns=(
+        *(
+            _column(f"{key}_{period}_{measure}", meaning.format(key=key, period=period), scope)
+            for period in PERIODS
+            for key in AD_KEYS
+            for measure, (scope, meaning) in _MEASURES.items()
+        ),
+        *(_column(f"{key}_lift_before", _BEFORE.format(key=key), "past-clicks") for key in AD_KEYS),
     ),
     build=build,
 )
