@@ -41,8 +41,8 @@ LAYERS = (
         "sources",
         "features",
     },
-    {"models"},
-    {"nn", "kaggle_client"},
+    {"models", "collaborative"},
+    {"nn", "choice", "kaggle_client"},
     {"schemas"},
     {"metrics"},
     {"core"},
@@ -51,6 +51,8 @@ LAYERS = (
 SHARED = {"models": {"base"}, "features": {"base", "subjects", "smoothing"}}
 #: Command line options that name a module which the stage imports by that name.
 DYNAMIC = {"--group": "features", "--model": "models"}
+#: Command line options that name an entry of a section of params.yaml, which alone the stage reads.
+OWN_SECTION = {"--group": "collaborative", "--model": "models"}
 
 
 @cache
@@ -208,7 +210,9 @@ def sections_read(module: str) -> Iterator[str]:
             if called == "section" and isinstance(node.args[1], ast.Constant):
                 yield str(node.args[1].value)
             elif called == "feature_names":
-                yield "features"
+                yield from ("features", "collaborative.groups")
+            elif called == "learner_config":
+                yield "collaborative"
             elif called == "leaks_allowed":
                 yield "leaks"
             elif called == "model_config":
@@ -220,8 +224,12 @@ def test_stages_track_the_parameters_that_they_read(stages: dict[str, Stage]) ->
         if name == "check":
             assert "params.yaml" in stage.deps
             continue
-        model = re.search(r"--model (\w+)", stage.command)
-        read = {f"models.{model[1]}" if model and s == "models" else s for s in sections_read(stage.module)}
+        own = {
+            section: f"{section}.{found[1]}"
+            for option, section in OWN_SECTION.items()
+            if (found := re.search(rf"{option} (\w+)", stage.command))
+        }
+        read = {own.get(section, section) for section in sections_read(stage.module)}
         assert stage.params == read, name
     assert stages["raw"].params == {"data", "simulation"}, "the test finds what is read"
 
@@ -233,7 +241,7 @@ def test_every_group_and_model_of_the_parameters_has_its_stages(stages: dict[str
         groups = {
             found[1] for c in commands if f"data/splits/{split}" in c and (found := re.search(r"--group (\w+)", c))
         }
-        assert groups == set(params["features"]), split
+        assert groups == {*params["features"], *params["collaborative"]["groups"]}, split
         models = {
             found[1]
             for c in commands

@@ -1,7 +1,8 @@
 """What a feature group is, and how it is computed: range by range for one part of one split, order kept.
 
 A group is a module of this package that holds one `GROUP`; its name is the module's name. To add one, write the module
-and put its name into `features` in params.yaml.
+and put its name into `features` in params.yaml; if it learns from the split before it can say anything (`learner`),
+into `collaborative.groups`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow.parquet as pq
 
+from pipeline.core.config import section
 from pipeline.core.engine import Engine
 from pipeline.core.errors import ParameterError
 from pipeline.core.files import atomic_path
@@ -49,17 +52,52 @@ class Inputs:
     smoothing: SmoothingConfig
 
 
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The folders that a learner reads: typed tables, a split, its page views by display."""
+
+    tables: Path
+    split: Path
+    views_folder: Path
+
+    @property
+    def info(self) -> SplitInfo:
+        return SplitInfo.read(self.split)
+
+    def impressions(self, part: Part) -> Path:
+        return self.split / f"{part}.parquet"
+
+    def views(self, part: Part) -> Path:
+        return self.views_folder / f"{part}.parquet"
+
+
+#: Writes a part's file: `row`, `first` and the declared columns, in the impressions' order.
+Write = Callable[[Part, Path], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learner:
+    """What a group does that no relational expression says: it is fitted on the split, and then describes its rows.
+
+    config: its parameters, the section `collaborative.GROUP` of params.yaml.
+    """
+
+    config: type[Any]
+    fit: Callable[[Engine, Sources, Any], Write]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """A feature group.
+    """A feature group, computed by one of two.
 
     scope: of all columns that name none of their own. build: an expression with `row`, `first` and the declared
-    columns, one row for each of `inputs.impressions`.
+    columns, one row for each of `inputs.impressions`. learner: see Learner.
     """
 
     scope: Scope
     columns: tuple[Column, ...]
-    build: Callable[[Inputs], ir.Table]
+    build: Callable[[Inputs], ir.Table] | None = None
+    learner: Learner | None = None
 
     def __post_init__(self) -> None:
         scoped = tuple(replace(column, scope=column.scope or self.scope) for column in self.columns)
@@ -76,14 +114,45 @@ def load_group(name: str) -> Group:
     return group
 
 
+def learner_config(params: Path, name: str) -> Any:
+    """The parameters `collaborative.NAME` of a group that learns; ParameterError if they are wrong or it does not."""
+    learner = load_group(name).learner
+    if learner is None:
+        raise ParameterError(f"collaborative.groups: {name} is not fitted; it belongs into `features`")
+    return section(params, f"collaborative.{name}", learner.config)
+
+
 def write_group(
-    engine: Engine, name: str, tables: Path, split: Path, views: Path, smoothing: SmoothingConfig, out: Path
+    engine: Engine,
+    name: str,
+    tables: Path,
+    split: Path,
+    views: Path,
+    smoothing: SmoothingConfig,
+    out: Path,
+    learning: Any = None,
 ) -> None:
     """Compute both parts of a group into the folder `out`, whole or not at all.
 
-    Raises ValueError if the group's result is not aligned with the impressions or not what it declares: a bug in it.
+    learning: the config of a group's learner; None for its defaults. Raises ValueError if the group's result is not
+    aligned with the impressions or not what it declares: a bug in it.
     """
     group = load_group(name)
+    if group.learner is None:
+        write = _by_ranges(engine, group, tables, split, views, smoothing)
+    else:
+        write = group.learner.fit(engine, Sources(tables, split, views), learning or group.learner.config())
+    with atomic_path(out) as partial:
+        partial.mkdir()
+        for part in PARTS:
+            write(part, partial / f"{part}.parquet")
+            _check_part(group, split / f"{part}.parquet", partial / f"{part}.parquet")
+        write_columns(partial, group.columns)
+
+
+def _by_ranges(
+    engine: Engine, group: Group, tables: Path, split: Path, views: Path, smoothing: SmoothingConfig
+) -> Write:
     inputs = Inputs(
         part="history",
         impressions=engine.table(split / "history.parquet"),
@@ -96,14 +165,12 @@ def write_group(
         info=SplitInfo.read(split),
         smoothing=smoothing,
     )
-    with atomic_path(out) as partial:
-        partial.mkdir()
-        for part in PARTS:
-            impressions, path = split / f"{part}.parquet", partial / f"{part}.parquet"
-            build = _columns(group, replace(inputs, part=part, views=engine.table(views / f"{part}.parquet")))
-            engine.write_by_ranges(impressions, "display_id", build, path, order_by=("row",))
-            _check_part(group, impressions, path)
-        write_columns(partial, group.columns)
+
+    def write(part: Part, path: Path) -> None:
+        build = _columns(group, replace(inputs, part=part, views=engine.table(views / f"{part}.parquet")))
+        engine.write_by_ranges(split / f"{part}.parquet", "display_id", build, path, order_by=("row",))
+
+    return write
 
 
 def _columns(group: Group, inputs: Inputs) -> Callable[[ir.Table], ir.Table]:
@@ -112,6 +179,7 @@ def _columns(group: Group, inputs: Inputs) -> Callable[[ir.Table], ir.Table]:
     def build(impressions: ir.Table) -> ir.Table:
         displays = impressions.filter(impressions.first).select("display_id")
         views = inputs.views.semi_join(displays, "display_id")
+        assert group.build is not None
         table = group.build(replace(inputs, impressions=impressions, views=views))
         return table.select(*ALIGNMENT, **{c.name: table[c.name].cast(c.dtype) for c in group.columns})
 

@@ -53,10 +53,20 @@ def read_columns(folder: Path) -> tuple[Column, ...]:
 
 
 def feature_names(params: Path) -> list[str]:
-    """The list `features` of params.yaml; ParameterError if it is empty, no list, or holds a name twice."""
-    names = read_yaml(params).get("features")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ParameterError(f"{params}: features: expected a list of feature groups, found {names!r}")
+    """The groups of params.yaml: `features`, then `collaborative.groups`; ParameterError if the first is empty, one is
+    no list, or a name stands twice."""
+    contents = read_yaml(params)
+    collaborative = contents.get("collaborative", {})
+    lists = {
+        "features": contents.get("features"),
+        "collaborative.groups": collaborative.get("groups", []) if isinstance(collaborative, dict) else None,
+    }
+    for where, names in lists.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ParameterError(f"{params}: {where}: expected a list of feature groups, found {names!r}")
+    if not lists["features"]:
+        raise ParameterError(f"{params}: features: expected a list of feature groups, found []")
+    names = [name for each in lists.values() for name in each or ()]
     if len(set(names)) < len(names):
         raise ParameterError(f"{params}: features: a group stands twice in {names}")
     return names

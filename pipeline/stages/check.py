@@ -11,7 +11,7 @@ from pipeline.core.errors import ParameterError
 from pipeline.core.files import write_json
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.encode import EncodeConfig
-from pipeline.features.base import load_group
+from pipeline.features.base import learner_config, load_group
 from pipeline.features.smoothing import SmoothingConfig
 from pipeline.ingest.config import IngestConfig
 from pipeline.models.base import model_config
@@ -39,7 +39,7 @@ SECTIONS = {
 
 def check_params(params: Path) -> None:
     """Raise ParameterError at the first thing in params.yaml that some stage would not understand."""
-    known = [*SECTIONS, "features", "leaks", "models"]
+    known = [*SECTIONS, "features", "collaborative", "leaks", "models"]
     for name in read_yaml(params):
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
@@ -48,17 +48,33 @@ def check_params(params: Path) -> None:
     for name, config in SECTIONS.items():
         section(params, name, config)
     leaks_allowed(params)
-    for name in feature_names(params):
-        try:
-            load_group(name)
-        except ParameterError as error:
-            raise ParameterError(f"{params}: {error}") from None
+    _check_groups(params)
     models = read_yaml(params).get("models") or {}
     for name in models:
         model_config(params, name)
     for member in section(params, "blend", BlendConfig).members:
         if member not in models:
             raise ParameterError(f"{params}: blend.members: {member!r} is not under models: {', '.join(models)}")
+
+
+def _check_groups(params: Path) -> None:
+    """Every group is there, stands in the right list, and finds its parameters."""
+    contents = read_yaml(params)
+    collaborative = contents.get("collaborative", {})
+    for name in feature_names(params):
+        try:
+            learns = load_group(name).learner is not None
+            if not learns and name not in contents["features"]:
+                learner_config(params, name)  # says what is wrong
+        except ParameterError as error:
+            raise ParameterError(f"{params}: {error}") from None
+        if learns and name in contents["features"]:
+            raise ParameterError(f"{params}: features: {name} is fitted; it belongs into collaborative.groups")
+        if learns:
+            learner_config(params, name)
+    for name in collaborative:
+        if name not in ("groups", *collaborative["groups"]):
+            raise ParameterError(f"{params}: collaborative.{name}: not in collaborative.groups")
 
 
 def main(arguments: list[str]) -> None:

@@ -1,0 +1,150 @@
+"""Displays with what their users did before, read in order by chunks of a fixed number, for what is no relational
+algebra; and the columns that are computed from them, written in the order of the impressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.core.files import atomic_path
+from pipeline.core.progress import bar
+from pipeline.schemas.raw import DAY_MS
+
+Longs = NDArray[np.int64]
+#: Name -> a number for each row (N,), NaN where unknown.
+Columns = dict[str, NDArray[np.float32]]
+
+#: Displays that are held at once.
+CHUNK = 1 << 16
+_ROW_GROUP = 122_880
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """D displays in a row, N ads. A document, page or day is -1 where none is known.
+
+    display_id, page, day: (D,). row, ad_document: (N,), those of display d at offsets[d] : offsets[d + 1].
+    beside: columns of the file that is read in step, those of display d at beside_offsets[d] : beside_offsets[d + 1].
+    """
+
+    display_id: Longs
+    page: Longs
+    day: Longs
+    offsets: Longs
+    row: Longs
+    ad_document: Longs
+    beside_offsets: Longs
+    beside: dict[str, Longs]
+
+    @property
+    def display_of_row(self) -> Longs:
+        """(N,) in 0..D-1."""
+        return np.repeat(np.arange(len(self.page)), np.diff(self.offsets))
+
+    @property
+    def display_of_beside(self) -> Longs:
+        """The same for the rows of the other file."""
+        return np.repeat(np.arange(len(self.page)), np.diff(self.beside_offsets))
+
+
+def chunks(impressions: Path, beside: Path, size: int = CHUNK) -> Iterator[Chunk]:
+    """Walk through impressions and, in step, through another file that is sorted by display_id, too."""
+    names = ["row", "display_id", "first", "document_id", "timestamp", "ad_document_id"]
+    follow = _Follower(beside)
+    rest = pq.read_schema(impressions).empty_table().select(names)
+    for batch in pq.ParquetFile(impressions).iter_batches(CHUNK, columns=names):
+        rest = pa.concat_tables([rest, pa.Table.from_batches([batch]).select(names)])
+        starts = np.flatnonzero(rest["first"].to_numpy())
+        while len(starts) > size:  # the display after the last one shows that the last one is whole
+            yield _chunk(rest[: starts[size]], starts[:size], follow)
+            rest, starts = rest[starts[size] :], starts[size:] - starts[size]
+    if len(rest):
+        yield _chunk(rest, np.flatnonzero(rest["first"].to_numpy()), follow)
+
+
+def _chunk(rows: pa.Table, starts: Longs, follow: _Follower) -> Chunk:
+    display_id = whole_numbers(rows["display_id"])[starts]
+    timestamp = whole_numbers(rows["timestamp"])[starts]
+    beside_offsets, beside = follow(display_id)
+    return Chunk(
+        display_id=display_id,
+        page=whole_numbers(rows["document_id"])[starts],
+        day=np.where(timestamp < 0, -1, timestamp // DAY_MS),
+        offsets=np.append(starts, len(rows)),
+        row=whole_numbers(rows["row"]),
+        ad_document=whole_numbers(rows["ad_document_id"]),
+        beside_offsets=beside_offsets,
+        beside=beside,
+    )
+
+
+class _Follower:
+    """Gives the rows of a file, sorted by display_id, for displays that come in ascending order."""
+
+    def __init__(self, path: Path) -> None:
+        file = pq.ParquetFile(path)
+        self._batches, self._rest = file.iter_batches(CHUNK), file.schema_arrow.empty_table()
+
+    def __call__(self, display_id: Longs) -> tuple[Longs, dict[str, Longs]]:
+        """Offsets (D + 1,) and the rows' columns."""
+        pieces, last = [self._rest], display_id[-1]
+        while not len(pieces[-1]) or pieces[-1]["display_id"][-1].as_py() <= last:
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            pieces.append(pa.Table.from_batches([batch]))
+        table = pa.concat_tables(pieces)
+        found = whole_numbers(table["display_id"])
+        end = int(np.searchsorted(found, last, side="right"))
+        self._rest = table[end:]
+        columns = {name: whole_numbers(table[name][:end]) for name in table.column_names if name != "display_id"}
+        return np.append(np.searchsorted(found[:end], display_id), end), columns
+
+
+def whole_numbers(column: pa.ChunkedArray) -> Longs:
+    """An Arrow column of whole numbers as int64, -1 where it is null."""
+    return np.asarray(column.cast(pa.int64()).fill_null(-1).to_numpy())
+
+
+def write_columns_of(
+    impressions: Path, beside: Path, compute: Callable[[Chunk], Columns], names: tuple[str, ...], path: Path
+) -> None:
+    """Write `row`, `first` and what `compute` gives for each chunk, as float32, null where it is NaN."""
+    types = [("row", pa.int64()), ("first", pa.bool_()), *((name, pa.float32()) for name in names)]
+    total = pq.read_metadata(impressions).num_rows
+    with (
+        atomic_path(path) as partial,
+        pq.ParquetWriter(partial, pa.schema(types), compression="zstd") as writer,
+        bar(total, path.parent.name.strip(".")) as shown,
+    ):
+        for chunk in chunks(impressions, beside):
+            columns = compute(chunk)
+            first = np.zeros(len(chunk.row), bool)
+            first[chunk.offsets[:-1]] = True
+            arrays = [pa.array(columns[name], pa.float32(), from_pandas=True) for name in names]
+            table = pa.Table.from_arrays([pa.array(chunk.row), pa.array(first), *arrays], schema=writer.schema)
+            writer.write_table(table, row_group_size=_ROW_GROUP)
+            shown.update(len(chunk.row))
+
+
+def gap_to_best_rival(score: NDArray[Any], offsets: Longs) -> NDArray[np.float32]:
+    """(N,): each ad's score less the best known one of its rivals; 0 without one, NaN where the score is unknown."""
+    known = np.where(np.isnan(score), -np.inf, score)
+    display = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    best = np.maximum.reduceat(known, offsets[:-1])
+    leaders = np.flatnonzero(known == best[display])
+    leader = leaders[np.unique(display[leaders], return_index=True)[1]]  # the first of each display
+    others = known.copy()
+    others[leader] = -np.inf
+    rival = best[display]
+    rival[leader] = np.maximum.reduceat(others, offsets[:-1])
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isinf(rival), score * 0, score - rival).astype(np.float32)

@@ -1,0 +1,108 @@
+"""Matrix factorization: how near the promoted document is to what the user viewed before, by what all users viewed.
+
+Hu, Koren, Volinsky 2008 (pipeline.collaborative.ials), fitted anew each night (pipeline.collaborative.nightly).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.collaborative.attributes import read_attributes
+from pipeline.collaborative.displays import Chunk, Columns, Longs, gap_to_best_rival, write_columns_of
+from pipeline.collaborative.ials import FactorConfig
+from pipeline.collaborative.nightly import Morning, NightlyFactors, products
+from pipeline.collaborative.viewed import read_viewed
+from pipeline.core.config import check
+from pipeline.core.engine import Engine
+from pipeline.features.base import Group, Learner, Sources, Write
+from pipeline.schemas.features import Column
+
+#: How many numbers of each factor become columns.
+SHOWN = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(FactorConfig):
+    """The section `collaborative.mf` of params.yaml.
+
+    users: on about how many users' views the factors are fitted. least: viewers of a document that has a factor of its
+    own; the others get one by their topics and categories. nightly_sweeps: from night to night.
+    """
+
+    users: int = 1_000_000
+    least: int = 5
+    nightly_sweeps: int = 2
+
+    def __post_init__(self) -> None:
+        FactorConfig.__post_init__(self)
+        for name in ("users", "least", "nightly_sweeps"):
+            check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
+
+
+def fit(engine: Engine, sources: Sources, config: Config) -> Write:
+    """Fit the factors of each morning; what is returned writes a part's columns."""
+    attributes = read_attributes(engine, sources.tables, ("topic", "category"))
+    viewed = read_viewed(engine, sources.tables, sources.info.views_until, config.users)
+    factors = NightlyFactors(config, config.least, config.nightly_sweeps, attributes).fit(viewed)
+    names = tuple(column.name for column in GROUP.columns)
+    return lambda part, path: write_columns_of(
+        sources.impressions(part), sources.views(part), lambda chunk: score(factors, chunk), names, path
+    )
+
+
+def score(factors: NightlyFactors, chunk: Chunk) -> Columns:
+    """The columns of a chunk of displays, each with the factors of its morning."""
+    columns = {column.name: np.full(len(chunk.row), np.nan, np.float32) for column in GROUP.columns}
+    display_of_row, before = chunk.display_of_row, chunk.beside["delay"] < 0
+    read_display = np.concatenate([np.arange(len(chunk.page)), chunk.display_of_beside[before]])
+    read_document = np.concatenate([chunk.page, chunk.beside["document_id"][before]])
+    for morning, at in _by_morning(factors, chunk):
+        rows, reads = np.flatnonzero(at[display_of_row]), np.flatnonzero(at[read_display])
+        documents, index = np.unique(
+            np.concatenate([chunk.ad_document[rows], read_document[reads]]), return_inverse=True
+        )
+        ad, read, display = index[: len(rows)], index[len(rows) :], display_of_row[rows]
+        items = factors.factors(morning, documents)
+        users = factors.fold_in(morning, read_display[reads], read, items, len(chunk.page))
+        product, usual, of_user, of_ad = (np.empty(len(rows), np.float32) for _ in range(4))
+        products(users, display, items, ad, product)
+        products(morning.mean[None], np.zeros_like(ad), items, ad, usual)
+        products(users, display, users, display, of_user)
+        products(items, ad, items, ad, of_ad)
+        lift = product - usual
+        cold = np.isnan(product) & ~np.isnan(usual)  # nothing is known of the user: as any other
+        columns["mf_score"][rows] = np.where(cold, 0, lift)
+        columns["mf_cosine"][rows] = np.where(cold, 0, product / (np.sqrt(of_user * of_ad) + 1e-6))
+        for k in range(SHOWN):
+            columns[f"mf_user_{k}"][rows] = users[display, k]
+            columns[f"mf_ad_{k}"][rows] = items[ad, k]
+    columns["mf_gap"] = gap_to_best_rival(columns["mf_score"], chunk.offsets)
+    return columns
+
+
+def _by_morning(factors: NightlyFactors, chunk: Chunk) -> Iterator[tuple[Morning, Longs]]:
+    """For each day in a chunk, what was known on its morning, and which displays (D,) it has."""
+    for day in np.unique(chunk.day).tolist():
+        morning = factors.morning(day)
+        if morning is not None:
+            yield morning, chunk.day == day
+
+
+def _column(name: str, meaning: str, per: str = "impression") -> Column:
+    return Column(name=name, kind="numeric", dtype="float32", meaning=meaning, per=per)  # type: ignore[arg-type]
+
+
+GROUP = Group(
+    scope="time-causal",
+    columns=(
+        _column("mf_score", "<user, document> less that of the mean user"),
+        _column("mf_cosine", "cosine of user and document"),
+        _column("mf_gap", "mf_score less the best rival's"),
+        *(_column(f"mf_user_{k}", f"number {k} of the user's factor", "display") for k in range(SHOWN)),
+        *(_column(f"mf_ad_{k}", f"number {k} of the promoted document's factor") for k in range(SHOWN)),
+    ),
+    learner=Learner(config=Config, fit=fit),
+)
