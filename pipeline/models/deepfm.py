@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pipeline.core.config import check
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.nn.batches import Batch, Inputs
-from pipeline.nn.layers import MLP, fm
+from pipeline.nn.layers import MLP, fm, input_sizes
 from pipeline.nn.model import NetworkModel
 from pipeline.nn.training import Network, TrainingConfig
 
@@ -48,13 +47,12 @@ SEARCH_SPACE: SearchSpace = {
 class DeepFM(Network):
     def __init__(self, inputs: Inputs, config: Config) -> None:
         super().__init__(inputs, config.embedding_dim)
-        size = inputs.embedded * config.embedding_dim + len(inputs.numeric)
-        self.mlp = MLP(size, config.hidden, config.dropout)
+        self.mlp = MLP(input_sizes(inputs, config.embedding_dim), config.hidden, config.dropout)
 
     def forward(self, batch: Batch) -> Tensor:
-        weights, embeddings = self.embed(batch)  # (B, F), (B, F, D)
-        y_fm = self.linear(weights, batch.numbers) + fm(embeddings)
-        y_dnn = self.mlp(torch.cat([embeddings.flatten(1), batch.numbers], dim=1))
+        x = self.embed(batch)
+        y_fm = self.linear(x) + fm(x.embeddings)  # (B,)
+        y_dnn = self.mlp(x.inputs)  # (B,)
         return y_fm + y_dnn
 
 

@@ -30,11 +30,10 @@ SEARCH_SPACE: SearchSpace = {
 
 class LogisticRegression(Network):
     def __init__(self, inputs: Inputs, config: Config) -> None:
-        super().__init__(inputs, dim=0)
+        super().__init__(inputs, embedding_size=0)
 
     def forward(self, batch: Batch) -> Tensor:
-        weights, _ = self.embed(batch)  # (B, F)
-        return self.linear(weights, batch.numbers)
+        return self.linear(self.embed(batch))
 
 
 def build(config: Config) -> Model:

@@ -1,78 +1,153 @@
-"""Batches of whole displays, cut from memory-mapped arrays without a loop over rows.
+"""Batches of whole displays, cut from memory-mapped arrays without a loop over rows in Python.
 
 Training reads blocks of neighbouring displays (a disk likes that), mixes several random blocks in a buffer and shuffles
 the buffer's displays. The order depends on the seed alone, so a killed run can go on in the middle of an epoch.
+
+A batch keeps apart what all ads of a display share and what each impression has by itself: what a network computes from
+the former need be computed only once for each display, which has 5 ads on average.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.nn import gathering
 from pipeline.schemas.encoded import EncodedPart, Field, fuse
 
 BLOCK = 4096  # displays that are read in one go
 BUFFER_BLOCKS = 16
+#: Rows in a piece of a batch, each of which is computed by one thread.
+PIECE_ROWS = 1024
+AHEAD = 4  # batches that are put together while one is trained on
+
+T = TypeVar("T")
+
+
+class Side:
+    """The fields of one side, by display or by impression, of each kind; and their first rows in the fused table.
+
+    F: categorical fields. M: multi-valued fields. G = F + M. K: numeric fields.
+    """
+
+    def __init__(self, fields: Sequence[Field], per: Literal["display", "impression"]) -> None:
+        own = [f for f in fields if f.per == per]
+        self.per = per
+        self.categorical = [f for f in own if f.kind == "categorical"]
+        self.multi = [f for f in own if f.kind == "multi"]
+        self.numeric = [f for f in own if f.kind == "numeric"]
+        self.embedded = [*self.categorical, *self.multi]
+        self.first_ids = np.empty(0, np.int32)
 
 
 class Inputs:
-    """The fields that a network reads, by kind, and where each has its rows in the fused table.
+    """The fields that a network reads. In the fused table those of displays come first, and bags after ids.
 
-    F: categorical fields. M: multi-valued fields. K: numeric fields.
+    embedded: how many fields have embeddings. numeric: how many are numbers.
     """
 
     def __init__(self, fields: Sequence[Field]) -> None:
-        self.categorical = [f for f in fields if f.kind == "categorical"]
-        self.multi = [f for f in fields if f.kind == "multi"]
-        self.numeric = [f for f in fields if f.kind == "numeric"]
-        self.first_ids, self.table_size = fuse([*self.categorical, *self.multi])
-        self.embedded = len(self.categorical) + len(self.multi)
+        self.display, self.impression = Side(fields, "display"), Side(fields, "impression")
+        first_ids, self.table_size = fuse([*self.display.embedded, *self.impression.embedded])
+        self.display.first_ids, self.impression.first_ids = np.split(first_ids, [len(self.display.embedded)])
+        self.embedded = len(first_ids)
+        self.numeric = len(self.display.numeric) + len(self.impression.numeric)
+
+
+@dataclass(slots=True)
+class Values:
+    """What one side of a batch holds. n: displays, or rows.
+
+    codes: (n, F) int32 rows of the fused table. bag_ids, bag_weights: (L,) all values of all bags, int32 and float32;
+    the bag of field j of item i has those from bag_offsets[j, i] to bag_offsets[j, i + 1]: (M, n + 1) int64.
+    numbers: (n, K) float32, standardised, unknown is 0.
+    """
+
+    codes: Tensor
+    bag_ids: Tensor
+    bag_weights: Tensor
+    bag_offsets: Tensor
+    numbers: Tensor
+
+    def piece(self, first: int, last: int) -> Values:
+        """Some neighbouring displays or rows; shares memory."""
+        offsets = self.bag_offsets[:, first : last + 1]
+        return Values(self.codes[first:last], self.bag_ids, self.bag_weights, offsets, self.numbers[first:last])
+
+    def to(self, device: torch.device) -> Values:
+        return Values(*(getattr(self, name).to(device) for name in self.__slots__))
 
 
 @dataclass(slots=True)
 class Batch:
     """Whole displays. B: rows, D: displays.
 
-    codes: (B, F) int64 fused ids. bag_ids, bag_weights: (L,) all values of all multi-valued fields, field by field, row
-    by row; bag_starts: (M * B,) where each row's begin. numbers: (B, K) float32, standardised, unknown is 0.
-    display: (B,) int64 in 0..D-1. clicked: (B,) float32, or None where labels are unknown.
+    display: (D, ...) what a display's ads share. impression: (B, ...) the rest. starts: (D + 1,) int64, the first rows
+    of displays. clicked: (B,) float32, or None where labels are unknown.
+    reads: what layers.FieldEmbedding has read from tables for this batch, so that training can change it.
     """
 
-    codes: Tensor
-    bag_ids: Tensor
-    bag_weights: Tensor
-    bag_starts: Tensor
-    numbers: Tensor
-    display: Tensor
-    displays: int
+    display: Values
+    impression: Values
+    starts: Tensor
     clicked: Tensor | None
+    reads: list[Any] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
-        return len(self.display)
+        return len(self.impression.codes)
+
+    @property
+    def displays(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """Rows of each display. (D,) int64"""
+        return self.starts.diff()
+
+    @property
+    def display_of(self) -> Tensor:
+        """The display of each row. (B,) int64 in 0..D-1"""
+        return torch.repeat_interleave(self.lengths)
 
     def to(self, device: torch.device) -> Batch:
-        values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
-        return Batch(**moved)
+        clicked = None if self.clicked is None else self.clicked.to(device)
+        return Batch(self.display.to(device), self.impression.to(device), self.starts.to(device), clicked)
+
+    def pieces(self) -> list[Batch]:
+        """Cut into pieces of whole displays, about PIECE_ROWS rows each, at least two if there are as many.
+
+        Their number depends on the batch alone: not the cores of a machine, but the data decides the order of sums.
+        """
+        count = max(2, self.rows // PIECE_ROWS) if self.rows >= PIECE_ROWS else 1
+        borders = np.linspace(0, self.displays, min(count, self.displays) + 1).astype(int)
+        return [self._piece(int(first), int(last)) for first, last in pairwise(borders)]
+
+    def _piece(self, first: int, last: int) -> Batch:
+        low, high = int(self.starts[first]), int(self.starts[last])
+        clicked = None if self.clicked is None else self.clicked[low:high]
+        starts = self.starts[first : last + 1] - low
+        return Batch(self.display.piece(first, last), self.impression.piece(low, high), starts, clicked)
 
 
 class Reader:
     """Reads a part's fields in batches of `batch_displays` displays."""
 
     def __init__(self, part: EncodedPart, inputs: Inputs, batch_displays: int) -> None:
-        self.part, self.inputs, self.batch_displays = part, inputs, batch_displays
-        self._codes = [part.field(f.name) for f in inputs.categorical]
-        self._numbers = [part.field(f.name) for f in inputs.numeric]
-        self._bags = [[part.field(f.name, kind) for kind in ("offsets", "ids", "weights")] for f in inputs.multi]
-        self._clicked = part.array("clicked") if part.labelled else None
+        self.part, self.batch_displays = part, batch_displays
+        self._sides = [_StoredSide(part, side) for side in (inputs.display, inputs.impression)]
+        self._clicked = np.asarray(part.array("clicked")) if part.labelled else None
         self._blocks = -(-part.displays // BLOCK)
 
     def batches_an_epoch(self) -> int:
@@ -91,25 +166,27 @@ class Reader:
             else:
                 jobs.append((buffer, order_seed, skip))
                 skip = 0
-        with ThreadPoolExecutor(1) as background:  # the next buffer is read while this one is trained on
-            pending = background.submit(self._load, jobs[0][0]) if jobs else None
-            for i, (_, order_seed, first) in enumerate(jobs):
-                assert pending is not None
-                rows = pending.result()
-                pending = background.submit(self._load, jobs[i + 1][0]) if i + 1 < len(jobs) else None
+        loaded = ahead((partial(self._load, buffer) for buffer, _, _ in jobs), 1)
+
+        def batches_of_buffers() -> Iterator[Callable[[], Batch]]:
+            for (_, order_seed, first), rows in zip(jobs, loaded, strict=True):
                 order = np.random.default_rng(order_seed).permutation(rows.displays)
                 for start in range(first * self.batch_displays, rows.displays, self.batch_displays):
-                    yield rows.batch(order[start : start + self.batch_displays])
+                    yield partial(rows.batch, order[start : start + self.batch_displays])
+
+        return ahead(batches_of_buffers(), AHEAD)
 
     def in_order(self) -> Iterator[tuple[slice, Batch]]:
         """All batches in the order of the rows, each with the rows that it holds."""
-        for start in range(0, self.part.displays, BLOCK):
-            rows = self._load_range(start, min(start + BLOCK, self.part.displays))
-            for first in range(0, rows.displays, self.batch_displays):
-                chosen = np.arange(first, min(first + self.batch_displays, rows.displays))
-                begin = int(self.part.offsets[start + first])
-                end = int(self.part.offsets[start + chosen[-1] + 1])
-                yield slice(begin, end), rows.batch(chosen)
+        starts = range(0, self.part.displays, self.batch_displays)
+        ranges = [(start, min(start + self.batch_displays, self.part.displays)) for start in starts]
+        found = ahead((partial(self._range, start, stop) for start, stop in ranges), AHEAD)
+        for (start, stop), batch in zip(ranges, found, strict=True):
+            yield slice(int(self.part.offsets[start]), int(self.part.offsets[stop])), batch
+
+    def _range(self, start: int, stop: int) -> Batch:
+        rows = _Rows(self._sides, self._clicked, self.part.offsets, [(start, stop)])
+        return rows.batch(np.arange(rows.displays))
 
     def _buffers(self, random: np.random.Generator | None) -> list[NDArray[np.int64]]:
         order = np.arange(self._blocks) if random is None else random.permutation(self._blocks)
@@ -122,114 +199,105 @@ class Reader:
         return int((np.minimum((blocks + 1) * BLOCK, self.part.displays) - blocks * BLOCK).sum())
 
     def _load(self, blocks: NDArray[np.int64]) -> _Rows:
-        pieces = [self._load_range(int(b) * BLOCK, min((int(b) + 1) * BLOCK, self.part.displays)) for b in blocks]
-        return _Rows.concatenate(pieces)
-
-    def _load_range(self, start: int, stop: int) -> _Rows:
-        offsets = self.part.offsets[start : stop + 1]
-        first, last = int(offsets[0]), int(offsets[-1])
-        inputs, n = self.inputs, last - first
-        display = np.repeat(np.arange(stop - start), np.diff(offsets))  # of each row
-
-        def by_row(array: NDArray[Any], field: Field) -> NDArray[Any]:
-            return np.asarray(array[start:stop][display] if field.per == "display" else array[first:last])
-
-        codes = np.empty((n, len(self._codes)), dtype=np.int64)
-        for j, (array, field) in enumerate(zip(self._codes, inputs.categorical, strict=True)):
-            np.add(by_row(array, field), inputs.first_ids[j], out=codes[:, j])
-        numbers = np.empty((n, len(self._numbers)), dtype=np.float32)
-        for j, (array, field) in enumerate(zip(self._numbers, inputs.numeric, strict=True)):
-            numbers[:, j] = (by_row(array, field) - np.float32(field.mean)) / np.float32(field.scale)
-        np.nan_to_num(numbers, copy=False, nan=0.0)
-        bags = []
-        for j, ((bag_offsets, ids, weights), field) in enumerate(zip(self._bags, inputs.multi, strict=True)):
-            low, high = (start, stop) if field.per == "display" else (first, last)
-            o = np.asarray(bag_offsets[low : high + 1])
-            fused = ids[o[0] : o[-1]].astype(np.int64) + inputs.first_ids[len(self._codes) + j]
-            bag = _Bag(o - o[0], fused, np.asarray(weights[o[0] : o[-1]]))
-            bags.append(bag.take(display) if field.per == "display" else bag)
-        clicked = None if self._clicked is None else self._clicked[first:last].astype(np.float32)
-        return _Rows(offsets - first, codes, numbers, bags, clicked)
+        ranges = [(int(b) * BLOCK, min((int(b) + 1) * BLOCK, self.part.displays)) for b in blocks]
+        return _Rows(self._sides, self._clicked, self.part.offsets, ranges)
 
 
-@dataclass(slots=True)
-class _Bag:
-    offsets: NDArray[np.int64]
-    ids: NDArray[np.int64]
-    weights: NDArray[np.float32]
+def ahead(calls: Iterable[Callable[[], T]], depth: int) -> Iterator[T]:
+    """The results of some calls in their order, made in a background thread, up to `depth` of them too early."""
+    with ThreadPoolExecutor(1) as background:
+        pending: deque[Future[T]] = deque()
+        for call in calls:
+            pending.append(background.submit(call))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
-    def take(self, chosen: NDArray[np.int64]) -> _Bag:
-        lengths, values = _gather(self.offsets, chosen)
-        return _Bag(np.append(0, np.cumsum(lengths)), self.ids[values], self.weights[values])
+
+# --- displays in memory -------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Rows:
-    """Some displays in memory, from which batches are gathered."""
+class _StoredSide:
+    """The memory-mapped arrays of one side."""
 
-    offsets: NDArray[np.int64]
-    codes: NDArray[np.int64]
-    numbers: NDArray[np.float32]
-    bags: list[_Bag]
-    clicked: NDArray[np.float32] | None
+    def __init__(self, part: EncodedPart, side: Side) -> None:
+        self.side = side
+        self.codes = [np.asarray(part.field(f.name)) for f in side.categorical]
+        self.numbers = [np.asarray(part.field(f.name)) for f in side.numeric]
+        self.bags = [
+            [np.asarray(part.field(f.name, kind)) for kind in ("offsets", "ids", "weights")] for f in side.multi
+        ]
 
-    @property
-    def displays(self) -> int:
-        return len(self.offsets) - 1
+
+class _LoadedSide:
+    """One side of some ranges of displays, gathered into a matrix for each kind of field."""
+
+    def __init__(self, stored: _StoredSide, ranges: Sequence[tuple[int, int]]) -> None:
+        side, items = stored.side, sum(stop - start for start, stop in ranges)
+        self.side = side
+        self.codes = np.empty((items, len(side.categorical)), np.int32)
+        self.numbers = np.empty((items, len(side.numeric)), np.float32)
+        at = 0
+        for start, stop in ranges:
+            end = at + stop - start
+            for j, values in enumerate(stored.codes):
+                gathering.put_codes(values[start:stop], side.first_ids[j], self.codes[at:end], j)
+            for j, (values, f) in enumerate(zip(stored.numbers, side.numeric, strict=True)):
+                scaling = np.float32(f.mean), np.float32(f.scale)
+                gathering.put_numbers(values[start:stop], *scaling, self.numbers[at:end], j)
+            at = end
+        self.bags = [self._bags(bag, ranges) for bag in stored.bags]
 
     @staticmethod
-    def concatenate(pieces: Sequence[_Rows]) -> _Rows:
-        bags = [
-            _Bag(
-                _joined([bag.offsets for bag in same]),
-                np.concatenate([bag.ids for bag in same]),
-                np.concatenate([bag.weights for bag in same]),
-            )
-            for same in zip(*(piece.bags for piece in pieces), strict=True)
-        ]
-        labels = [piece.clicked for piece in pieces if piece.clicked is not None]
-        return _Rows(
-            _joined([piece.offsets for piece in pieces]),
-            np.concatenate([piece.codes for piece in pieces]),
-            np.concatenate([piece.numbers for piece in pieces]),
-            bags,
-            np.concatenate(labels) if labels else None,
-        )
+    def _bags(bag: Sequence[NDArray[Any]], ranges: Sequence[tuple[int, int]]) -> tuple[NDArray[Any], ...]:
+        offsets, ids, weights = bag
+        borders = [offsets[start : stop + 1] for start, stop in ranges]
+        lengths = np.concatenate([np.diff(b) for b in borders])
+        values = [array[b[0] : b[-1]] for array in (ids, weights) for b in borders]
+        half = len(ranges)
+        return np.append(0, np.cumsum(lengths)), np.concatenate(values[:half]), np.concatenate(values[half:])
+
+    def values(self, items: NDArray[np.int64]) -> Values:
+        """Some displays or rows in a given order."""
+        n, side = len(items), self.side
+        codes = np.empty((n, self.codes.shape[1]), np.int32)
+        numbers = np.empty((n, self.numbers.shape[1]), np.float32)
+        gathering.take(self.codes, items, codes)
+        gathering.take(self.numbers, items, numbers)
+        total = sum(int((offsets[items + 1] - offsets[items]).sum()) for offsets, _, _ in self.bags)
+        ids, weights = np.empty(total, np.int32), np.empty(total, np.float32)
+        starts, at = np.empty((len(self.bags), n + 1), np.int64), 0
+        for j, (offsets, bag_ids, bag_weights) in enumerate(self.bags):
+            gathering.take_bags(offsets, bag_ids, bag_weights, items, at, starts[j], ids, weights)
+            ids[at : starts[j, n]] += side.first_ids[len(side.categorical) + j]
+            at = int(starts[j, n])
+        return Values(*(torch.from_numpy(array) for array in (codes, ids, weights, starts, numbers)))
+
+
+class _Rows:
+    """Some ranges of displays in memory, from which batches are gathered."""
+
+    def __init__(
+        self,
+        sides: Sequence[_StoredSide],
+        clicked: NDArray[Any] | None,
+        offsets: NDArray[np.int64],
+        ranges: Sequence[tuple[int, int]],
+    ) -> None:
+        rows = [(int(offsets[start]), int(offsets[stop])) for start, stop in ranges]
+        lengths = np.concatenate([np.diff(offsets[start : stop + 1]) for start, stop in ranges])
+        self.displays = len(lengths)
+        self.offsets = np.append(0, np.cumsum(lengths))
+        self.display, self.impression = _LoadedSide(sides[0], ranges), _LoadedSide(sides[1], rows)
+        self.clicked = None if clicked is None else np.concatenate([clicked[a:b] for a, b in rows]).astype(np.float32)
 
     def batch(self, displays: NDArray[np.int64]) -> Batch:
-        lengths, rows = _gather(self.offsets, displays)
-        ids, weights, starts, total = [], [], [], 0
-        for bag in self.bags:
-            bag_lengths, values = _gather(bag.offsets, rows)
-            ids.append(bag.ids[values])
-            weights.append(bag.weights[values])
-            starts.append(total + np.cumsum(bag_lengths) - bag_lengths)
-            total += len(values)
+        starts = np.empty(len(displays) + 1, np.int64)
+        rows = gathering.rows_of(self.offsets, displays, starts)
         return Batch(
-            codes=torch.from_numpy(self.codes[rows]),
-            bag_ids=_tensor(ids, np.int64),
-            bag_weights=_tensor(weights, np.float32),
-            bag_starts=_tensor(starts, np.int64),
-            numbers=torch.from_numpy(self.numbers[rows]),
-            display=torch.from_numpy(np.repeat(np.arange(len(displays)), lengths)),
-            displays=len(displays),
+            display=self.display.values(displays),
+            impression=self.impression.values(rows),
+            starts=torch.from_numpy(starts),
             clicked=None if self.clicked is None else torch.from_numpy(self.clicked[rows]),
         )
-
-
-def _tensor(pieces: list[NDArray[Any]], dtype: Any) -> Tensor:
-    return torch.from_numpy(np.concatenate(pieces) if pieces else np.empty(0, dtype))
-
-
-def _joined(offsets: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Offsets of ranges that are put one behind the other."""
-    shifts = np.cumsum([0, *(o[-1] for o in offsets)])
-    return np.concatenate([[0], *(o[1:] + shift for o, shift in zip(offsets, shifts[:-1], strict=True))])
-
-
-def _gather(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The length of each chosen range, and the indices of their elements, range by range."""
-    starts = offsets[chosen]
-    lengths = offsets[chosen + 1] - starts
-    ends = np.cumsum(lengths)
-    return lengths, np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)

@@ -1,46 +1,125 @@
-"""The parts that networks are made of. Shapes: B rows, F fields (categorical, then multi-valued), D embedding size."""
+"""The parts that networks are made of.
+
+A batch has D displays with B rows in all. What the ads of a display share (user, page, time, place, documents viewed)
+is looked up and multiplied once for each display, not once for each row, with equal results: `Sides` keeps the two
+apart, and `Shared`, `linear` and `fm` compute from them what a plain layer would from rows. `Sides.rows` gives plain
+rows to whatever needs them.
+
+    x = self.embed(batch)       # weights, embeddings and numbers of all fields, by display and by impression
+    self.linear(x)              # (B,)   b + sum_i w_i + <v, numbers>
+    fm(x.embeddings)            # (B,)   sum_{i<j} <e_i, e_j>
+    self.mlp(x.inputs)          # (B,)   MLP([e_1, ..., e_G, numbers])
+    x.embeddings.rows()         # (B, G, E)
+    x.inputs.rows()             # (B, G * E + K)
+
+Shapes: G fields with embeddings, K numbers, E embedding size; on the side of displays (D, ...), on the other (B, ...).
+In rows, fields of displays come before those of impressions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from pipeline.nn.batches import Batch, Inputs
+from pipeline.nn import functions
+from pipeline.nn.batches import Batch, Inputs, Side, Values
+
+INITIAL_DEVIATION = 0.05  # of embeddings; weights begin at 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Something that the fields of displays have (D, Gd, ...) and those of impressions have (B, Gi, ...)."""
+
+    display: Tensor
+    impression: Tensor
+    batch: Batch
+
+    def rows(self) -> Tensor:
+        """As if every row had all fields by itself. (B, Gd + Gi, ...)"""
+        return torch.cat([functions.spread(self.display, self.batch), self.impression], dim=1)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Sides:
+        """Apply to either side what treats all items alike, such as a norm of each embedding."""
+        return Sides(function(self.display), function(self.impression), self.batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What a network reads of a batch.
+
+    weights: w_i (n, G). embeddings: e_i (n, G, E). numbers: (n, K), standardised, 0 where unknown.
+    """
+
+    weights: Sides
+    embeddings: Sides
+    numbers: Sides
+
+    @property
+    def inputs(self) -> Sides:
+        """[e_1, ..., e_G, numbers] of each side: (n, G * E + K)."""
+        return join(self.embeddings, self.numbers)
+
+
+def join(embeddings: Sides, numbers: Sides) -> Sides:
+    """Flat embeddings with the numbers behind them. (n, G, E) and (n, K) -> (n, G * E + K)"""
+
+    def flat(e: Tensor, x: Tensor) -> Tensor:
+        return torch.cat([e.flatten(1), x], dim=1) if x.shape[1] else e.flatten(1)
+
+    display = flat(embeddings.display, numbers.display)
+    return Sides(display, flat(embeddings.impression, numbers.impression), embeddings.batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What was looked up of one side; the gradients of `weights` and `embeddings` will change the table."""
+
+    table: FieldEmbedding
+    per: str  # the side
+    values: Values
+    repeats: Tensor  # (n,) how many rows read it
+    weights: Tensor
+    embeddings: Tensor
 
 
 class FieldEmbedding(nn.Module):
-    """Weight w_i and embedding e_i of every field, from one fused table; a step only touches the rows that it reads.
+    """Weight w_i and embedding e_i of every field, from one fused table (N, 1 + E).
 
-    A multi-valued field is the weighted sum of its values.
+    A multi-valued field is the weighted sum of its values. The table takes no part in autograd, since a gradient as
+    large as the table would be made: in training, what was read is noted in `batch.reads` as leaves of the graph, from
+    whose gradients rows.RowOptimizer changes the rows that were read, and no others.
     """
 
-    def __init__(self, inputs: Inputs, dim: int) -> None:
+    def __init__(self, inputs: Inputs, size: int) -> None:
         super().__init__()
-        self.inputs, self.dim = inputs, dim
-        self.table = nn.Embedding(inputs.table_size, 1 + dim, sparse=True)
-        with torch.no_grad():
-            self.table.weight.normal_(0, 0.05)
-            self.table.weight[:, 0] = 0
+        self.inputs, self.size = inputs, size
+        self.weight = nn.Parameter(torch.empty(inputs.table_size, 1 + size), requires_grad=False)
+        nn.init.normal_(self.weight, 0, INITIAL_DEVIATION)
+        nn.init.zeros_(self.weight[:, 0])
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The weights (B, F) and the embeddings (B, F, D)."""
-        parts = [self.table(batch.codes)]  # (B, F categorical, 1 + D)
-        if self.inputs.multi:
-            bags = functional.embedding_bag(
-                batch.bag_ids,
-                self.table.weight,
-                batch.bag_starts,
-                mode="sum",
-                sparse=True,
-                per_sample_weights=batch.bag_weights,
-            )
-            parts.append(bags.view(len(self.inputs.multi), batch.rows, 1 + self.dim).transpose(0, 1))
-        both = torch.cat(parts, dim=1)  # (B, F, 1 + D)
-        self.last = both[:, :, 0], both[:, :, 1:]
-        return self.last
+    def forward(self, batch: Batch) -> Embedded:
+        display = self._read(self.inputs.display, batch.display, batch)
+        impression = self._read(self.inputs.impression, batch.impression, batch)
+        return Embedded(
+            Sides(display[0], impression[0], batch),
+            Sides(display[1], impression[1], batch),
+            Sides(batch.display.numbers, batch.impression.numbers, batch),
+        )
+
+    def _read(self, side: Side, values: Values, batch: Batch) -> tuple[Tensor, Tensor]:
+        weights, embeddings = functions.look_up(self.weight, values)
+        if torch.is_grad_enabled():
+            weights.requires_grad_()
+            embeddings.requires_grad_()
+            repeats = batch.lengths.to(weights.dtype) if side.per == "display" else weights.new_ones(batch.rows)
+            batch.reads.append(Read(self, side.per, values, repeats, weights, embeddings))
+        return weights, embeddings
 
 
 class Linear(nn.Module):
@@ -49,30 +128,91 @@ class Linear(nn.Module):
     def __init__(self, inputs: Inputs) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(()))
-        self.numbers = nn.Parameter(torch.zeros(len(inputs.numeric)))
+        self.display = nn.Parameter(torch.zeros(len(inputs.display.numeric)))
+        self.impression = nn.Parameter(torch.zeros(len(inputs.impression.numeric)))
 
-    def forward(self, weights: Tensor, numbers: Tensor) -> Tensor:
-        return self.bias + weights.sum(1) + numbers @ self.numbers
-
-
-def fm(embeddings: Tensor) -> Tensor:
-    """Sum over pairs of fields of <e_i, e_j>, in O(F D): Rendle 2010, lemma 3.1. (B, F, D) -> (B,)"""
-    total = embeddings.sum(1)
-    return 0.5 * (total.square() - embeddings.square().sum(1)).sum(1)
+    def forward(self, x: Embedded) -> Tensor:
+        shared = self.bias + x.weights.display.sum(1) + x.numbers.display @ self.display
+        own = x.weights.impression.sum(1) + x.numbers.impression @ self.impression
+        return functions.spread(shared, x.weights.batch) + own
 
 
-class MLP(nn.Sequential):
-    """Linear, ReLU, dropout for each hidden size, then one logit. (B, inputs) -> (B,); no hidden layer: 0."""
+def fm(embeddings: Sides) -> Tensor:
+    """Sum over pairs of fields of <e_i, e_j>, in O(G E): Rendle 2010, lemma 3.1. (B,)"""
+    return functions.fm(embeddings.display, embeddings.impression, embeddings.batch)
 
-    def __init__(self, inputs: int, hidden: Sequence[int], dropout: float) -> None:
+
+class Shared(nn.Module):
+    """A linear layer on rows [display, impression], its product with the display's part made once for each display.
+
+    inputs: sizes of the two parts. (D, inputs[0]), (B, inputs[1]) -> (B, outputs)
+    """
+
+    def __init__(self, inputs: tuple[int, int], outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        whole = nn.Linear(sum(inputs), outputs, bias)  # the initial weights of a plain layer
+        display, impression = whole.weight.detach().split(inputs, dim=1)
+        self.display = nn.Parameter(display.clone())  # (outputs, inputs[0])
+        self.impression = nn.Parameter(impression.clone())
+        self.bias = whole.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """Of the plain layer that gives the same. (outputs, inputs[0] + inputs[1])"""
+        return torch.cat([self.display, self.impression], dim=1)
+
+    def forward(self, x: Sides) -> Tensor:
+        return functions.shared_linear(x.display, x.impression, self.display, self.impression, self.bias, x.batch)
+
+
+def input_sizes(inputs: Inputs, size: int) -> tuple[int, int]:
+    """How long `Embedded.inputs` is on either side, for embeddings of `size`."""
+    sides = inputs.display, inputs.impression
+    display, impression = (len(side.embedded) * size + len(side.numeric) for side in sides)
+    return display, impression
+
+
+class MLP(nn.Module):
+    """Linear, ReLU, dropout for each hidden size, then one logit. Sides of (n, inputs) -> (B,); no hidden layer: 0."""
+
+    def __init__(self, inputs: tuple[int, int], hidden: Sequence[int], dropout: float) -> None:
+        super().__init__()
         layers: list[nn.Module] = []
-        for size in hidden:
-            layers += [nn.Linear(inputs, size), nn.ReLU(), nn.Dropout(dropout)]
-            inputs = size
-        super().__init__(*layers, nn.Linear(inputs, 1, bias=False))
-        self.empty = not hidden
+        for i, size in enumerate(hidden):
+            layers += [nn.Linear(hidden[i - 1], size) if i else Shared(inputs, size), nn.ReLU(), Dropout(dropout)]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1, bias=False)) if hidden else None
+
+    def forward(self, x: Sides) -> Tensor:
+        if self.layers is None:
+            return x.impression.new_zeros(len(x.impression))
+        return torch.as_tensor(self.layers(x)).squeeze(1)
+
+
+class Dropout(nn.Module):
+    """Like torch.nn.Dropout, but drawn from the random numbers of the piece of a batch that a thread works on.
+
+    torch's own would draw from one generator for all threads, in an order that nobody knows.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.empty:
-            return x.new_zeros(len(x))
-        return torch.as_tensor(super().forward(x)).squeeze(1)
+        if not self.training or not self.rate:
+            return x
+        kept = torch.empty_like(x).bernoulli_(1 - self.rate, generator=getattr(_drawing, "generator", None))
+        return x * kept.div_(1 - self.rate)
+
+
+_drawing = threading.local()
+
+
+@contextmanager
+def random_numbers(generator: torch.Generator) -> Iterator[None]:
+    """Let all layers draw from this generator, in this thread."""
+    _drawing.generator = generator
+    try:
+        yield
+    finally:
+        del _drawing.generator

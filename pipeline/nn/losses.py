@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.nn import functions
 from pipeline.nn.batches import Batch
 
 
@@ -18,10 +18,12 @@ def pointwise(logits: Tensor, batch: Batch) -> Tensor:
 def listwise(logits: Tensor, batch: Batch) -> Tensor:
     """Mean over displays of -log softmax of the click among its ads: exactly one is clicked. (B,) -> ()"""
     assert batch.clicked is not None
-    top = logits.new_full((batch.displays,), -torch.inf).scatter_reduce(0, batch.display, logits.detach(), "amax")
-    total = logits.new_zeros(batch.displays).index_add(0, batch.display, torch.exp(logits - top[batch.display]))
-    log_partition = total.log() + top
-    return (log_partition.sum() - (logits * batch.clicked).sum()) / batch.displays
+    return functions.listwise(logits, batch.clicked, batch) / batch.displays
 
 
 LOSSES = {"pointwise": pointwise, "listwise": listwise}
+
+
+def share(loss: str, piece: Batch, whole: Batch) -> float:
+    """The weight of a piece's mean in the mean over the whole batch."""
+    return piece.displays / whole.displays if loss == "listwise" else piece.rows / whole.rows

@@ -14,11 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.nn import batches, layers, losses, training
+from pipeline.nn import batches, functions, gathering, kernels, layers, losses, rows, steps, training
 from pipeline.nn.batches import Inputs
 from pipeline.nn.training import Network, NetworkTrainer, TrainingConfig, device_of, predict
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 from pipeline.schemas.fitting import FitOptions, Fitted
+
+#: What decides the outcome of a training, beside the module of the network itself.
+_MODULES = batches, functions, gathering, kernels, layers, losses, rows, steps, training
 
 
 class NetworkModel:
@@ -50,7 +53,8 @@ class NetworkModel:
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
         if self.network is None:
             raise ValueError("fit or load the model before predicting")
-        return predict(self.network, Inputs(self.fields), part, self.config, device_of(self.runtime))
+        device, cores = device_of(self.runtime), self.runtime.cores
+        return predict(self.network, Inputs(self.fields), part, self.config, device, cores)
 
     def save(self, folder: Path) -> None:
         if self.network is None:
@@ -70,5 +74,5 @@ class NetworkModel:
         """Changes with the data, the config and the code, so that a run never goes on from what no longer fits."""
         text = [repr((self.config, length, encoded.digest, [f.name for f in self.fields]))]
         own = sys.modules[self.make.__module__]
-        text += [inspect.getsource(module) for module in (own, batches, layers, losses, training)]
+        text += [inspect.getsource(module) for module in (own, *_MODULES)]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]

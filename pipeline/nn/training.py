@@ -23,7 +23,9 @@ from pipeline.core.runtime import RuntimeConfig
 from pipeline.metrics import map12
 from pipeline.nn.batches import Batch, Inputs, Reader
 from pipeline.nn.layers import FieldEmbedding, Linear
-from pipeline.nn.losses import LOSSES
+from pipeline.nn.rows import Kind
+from pipeline.nn.steps import Optimizer
+from pipeline.nn.threads import Threads
 from pipeline.schemas.encoded import EncodedPart
 from pipeline.schemas.features import Scope
 from pipeline.schemas.predictions import labels_of, within_display_logits
@@ -36,7 +38,8 @@ class TrainingConfig:
     groups, fields: what it reads, whole feature groups and single encoded fields; everything if both are empty.
     scopes: of these only what has one of these scopes (schemas.features); all if empty.
     loss: listwise is the likelihood of the data (one click a display); pointwise takes each impression by itself.
-    learning_rate: of the dense weights (Adam); embedding_learning_rate: of the table's rows (lazy Adam).
+    learning_rate: of the dense weights (Adam); embedding_learning_rate: of the table's rows, changed by
+    embedding_optimizer (nn.rows).
     l2: of the weights and embeddings that a batch reads, for each time they are read.
     batch_displays: displays in a batch, 5.16 rows each on average.
     epochs: at most; evaluations: how often an epoch is interrupted to measure MAP@12; patience: how many evaluations in
@@ -49,6 +52,7 @@ class TrainingConfig:
     loss: Literal["listwise", "pointwise"] = "listwise"
     learning_rate: float = 1e-3
     embedding_learning_rate: float = 1e-3
+    embedding_optimizer: Kind = "adam"
     l2: float = 1e-5
     batch_displays: int = 256
     epochs: int = 5
@@ -72,15 +76,10 @@ class Network(nn.Module):
     Every network reads the fields through `embed` and has the linear part of logistic regression.
     """
 
-    def __init__(self, inputs: Inputs, dim: int) -> None:
+    def __init__(self, inputs: Inputs, embedding_size: int) -> None:
         super().__init__()
-        self.embed = FieldEmbedding(inputs, dim)
+        self.embed = FieldEmbedding(inputs, embedding_size)
         self.linear = Linear(inputs)
-
-    def penalty(self) -> Tensor:
-        """Sum of squares of all weights and embeddings that the last batch read. ()"""
-        weights, embeddings = self.embed.last
-        return weights.square().sum() + embeddings.square().sum()
 
 
 @dataclass(slots=True)
@@ -104,20 +103,13 @@ class NetworkTrainer:
     def __init__(
         self, network: Network, inputs: Inputs, config: TrainingConfig, runtime: RuntimeConfig, history: EncodedPart
     ) -> None:
-        torch.set_num_threads(runtime.cores)
-        self.network, self.config, self.device = network, config, device_of(runtime)
+        self.network, self.config, self.device, self.cores = network, config, device_of(runtime), runtime.cores
         self.reader = Reader(history, inputs, config.batch_displays)
         self.batches = self.reader.batches_an_epoch()
         if not self.batches:
             raise InputError(f"{history.folder}: expected displays to learn from, found none")
         self.inputs = inputs
         network.to(self.device)
-        tables = [m.weight for m in network.modules() if isinstance(m, nn.Embedding)]
-        dense = [p for p in network.parameters() if not any(p is table for table in tables)]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.SparseAdam(tables, lr=config.embedding_learning_rate),
-            torch.optim.Adam(dense, lr=config.learning_rate),
-        ]
         self.progress = _Progress()
         self._best: dict[str, Tensor] | None = None
 
@@ -129,17 +121,38 @@ class NetworkTrainer:
         report: Callable[[int, float], None],
     ) -> _Progress:
         """Train for `length` epochs, or until MAP@12 of `target` stops rising; go on from `checkpoint` if it exists."""
-        if checkpoint is not None:
-            self._restore(checkpoint)
+        with Threads(self.cores) as threads:
+            self.optimizer = Optimizer(
+                self.network,
+                self.config.loss,
+                rate=self.config.learning_rate,
+                row_rate=self.config.embedding_learning_rate,
+                rows=self.config.embedding_optimizer,
+                l2=self.config.l2,
+                threads=threads,
+            )
+            if checkpoint is not None:
+                self._restore(checkpoint)
+            self._train(target if length is None else None, length, checkpoint, report)
+        if self._best is not None:
+            self.network.load_state_dict(self._best)
+        return self.progress
+
+    def _train(
+        self,
+        target: EncodedPart | None,
+        length: float | None,
+        checkpoint: Path | None,
+        report: Callable[[int, float], None],
+    ) -> None:
         total = self.config.epochs * self.batches if length is None else max(1, round(length * self.batches))
         state, saved = self.progress, time.monotonic()
         with bar(total, "training", "batch", initial=state.epoch * self.batches + state.step) as shown:
             while not state.done and state.epoch * self.batches + state.step < total:
                 for batch in self.reader.shuffled((self.config.seed, state.epoch), skip=state.step):
                     self._step(batch.to(self.device))
-                    state.step += 1
                     shown.update(1)
-                    evaluate = target is not None and length is None and self._is_evaluation(state.step)
+                    evaluate = target is not None and self._is_evaluation(state.step)
                     if evaluate:
                         assert target is not None
                         self._evaluate(target, report)
@@ -152,23 +165,13 @@ class NetworkTrainer:
                         break
                 if state.step >= self.batches:
                     state.epoch, state.step = state.epoch + 1, 0
-        if self._best is not None:
-            self.network.load_state_dict(self._best)
-        return state
 
     def _step(self, batch: Batch) -> None:
-        self.network.train()
-        logits = self.network(batch)
-        loss = LOSSES[self.config.loss](logits, batch)
-        self.progress.loss += float(loss.detach())
-        self.progress.losses += 1
-        if self.config.l2:
-            loss = loss + self.config.l2 * self.network.penalty() / batch.displays
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer in self.optimizers:
-            optimizer.step()
+        state = self.progress
+        step = state.epoch * self.batches + state.step
+        state.loss += self.optimizer.step(batch, seed=self.config.seed * 1_000_000_007 + step)
+        state.losses += 1
+        state.step += 1
 
     def _is_evaluation(self, step: int) -> bool:
         """After each of `evaluations` even parts of an epoch."""
@@ -177,7 +180,7 @@ class NetworkTrainer:
 
     def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
         state = self.progress
-        score = predict(self.network, self.inputs, target, self.config, self.device)
+        score = predict(self.network, self.inputs, target, self.config, self.device, self.cores)
         value = map12(score, labels_of(target))
         length = state.epoch + state.step / self.batches
         state.curve.append({"step": length, "loss": state.loss / max(1, state.losses), "map12": value})
@@ -194,9 +197,7 @@ class NetworkTrainer:
     def _save(self, checkpoint: Path) -> None:
         contents = {
             "network": self.network.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "random": torch.get_rng_state(),
-            "device_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "optimizer": self.optimizer.state_dict(),
             "progress": self.progress,
             "best": self._best,
         }
@@ -210,11 +211,7 @@ class NetworkTrainer:
         # our own file, in a folder that only this pipeline writes; it holds more than tensors
         contents = torch.load(path, map_location=self.device, weights_only=False)
         self.network.load_state_dict(contents["network"])
-        for optimizer, state in zip(self.optimizers, contents["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        torch.set_rng_state(contents["random"].cpu())
-        if self.device.type == "cuda" and contents["device_random"] is not None:
-            torch.cuda.set_rng_state(contents["device_random"].cpu(), self.device)
+        self.optimizer.load_state_dict(contents["optimizer"])
         self.progress, self._best = contents["progress"], contents["best"]
         log.info("going on from a checkpoint at epoch %d, batch %d", self.progress.epoch, self.progress.step)
 
@@ -225,15 +222,19 @@ def device_of(runtime: RuntimeConfig) -> torch.device:
     return torch.device(runtime.device)
 
 
-@torch.no_grad()
 def predict(
-    network: nn.Module, inputs: Inputs, part: EncodedPart, config: TrainingConfig, device: torch.device
+    network: nn.Module, inputs: Inputs, part: EncodedPart, config: TrainingConfig, device: torch.device, cores: int
 ) -> NDArray[np.float32]:
     """The network's scores (N,) as logits of a click: a listwise network's are turned into them within each display."""
     network.eval()
     score = np.empty(part.rows, dtype=np.float32)
-    with bar(part.rows, "predicting") as shown:
-        for rows, batch in Reader(part, inputs, max(1024, config.batch_displays)).in_order():
+
+    def fill(rows: slice, batch: Batch) -> None:
+        with torch.inference_mode():
             score[rows] = network(batch.to(device)).float().cpu().numpy()
-            shown.update(batch.rows)
+
+    with bar(part.rows, "predicting") as shown, Threads(cores) as threads:
+        batches = Reader(part, inputs, max(1024, config.batch_displays)).in_order()
+        for rows, _ in threads.each(fill, batches):
+            shown.update(rows.stop - rows.start)
     return within_display_logits(score, part.offsets) if config.loss == "listwise" else score

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from pipeline.models.deepfm import DeepFM
 from pipeline.models.lr import Config as LogisticRegressionConfig
 from pipeline.models.lr import LogisticRegression
 from pipeline.nn.batches import Inputs, Reader
-from pipeline.nn.layers import fm
+from pipeline.nn.layers import Shared
+from pipeline.nn.rows import Gradient, add_up
 from pipeline.nn.training import Network
 from pipeline.schemas.encoded import Encoded, EncodedPart
 from pipeline.schemas.fitting import FitOptions
@@ -47,38 +48,50 @@ def logits_of(network: Network, part: EncodedPart, inputs: Inputs) -> Floats:
         return np.concatenate([network(batch).numpy() for _, batch in Reader(part, inputs, 7).in_order()]).astype(float)
 
 
-def naive_terms(
-    network: Network, encoded: Encoded, part: EncodedPart, row: int
-) -> tuple[list[float], list[Floats], Floats]:
-    """w_i and e_i of each field (categorical, then multi-valued) and the scaled numbers of a row, from the files."""
-    table = network.embed.table.weight.detach().numpy().astype(float)
+@dataclass(frozen=True)
+class Terms:
+    """What a row is to a network, from the files: w_i and e_i of each field, and the scaled numbers.
+
+    Fields and numbers of displays come first; inputs: embeddings and numbers of the display, then of the impression.
+    """
+
+    weights: list[float]
+    embeddings: list[Floats]
+    numbers: Floats
+    inputs: Floats
+
+
+def naive_terms(network: Network, encoded: Encoded, part: EncodedPart, row: int) -> Terms:
+    table = network.embed.weight.detach().numpy().astype(float)
     display = int(np.searchsorted(part.offsets, row, side="right")) - 1
-    by_kind: dict[str, list[Any]] = {"categorical": [], "multi": [], "numeric": []}
-    at = {}
-    for f in encoded.fields.values():
-        by_kind[f.kind].append(f)
-        at[f.name] = display if f.per == "display" else row
-    first, rows = 0, []
-    for f in by_kind["categorical"]:
-        rows.append(table[first + part.field(f.name)[at[f.name]]])
-        first += f.size
-    for f in by_kind["multi"]:
-        start, end = part.field(f.name, "offsets")[at[f.name] : at[f.name] + 2]
-        total = np.zeros(table.shape[1])
-        for k in range(start, end):
-            total = total + part.field(f.name, "weights")[k] * table[first + part.field(f.name, "ids")[k]]
-        rows.append(total)
-        first += f.size
+    first, rows, numbers, inputs = 0, [], [], []
+    for per, at in (("display", display), ("impression", row)):
+        own = [f for f in encoded.fields.values() if f.per == per]
+        before = len(rows)
+        for f in (f for f in own if f.kind == "categorical"):
+            rows.append(table[first + part.field(f.name)[at]])
+            first += f.size
+        for f in (f for f in own if f.kind == "multi"):
+            start, end = part.field(f.name, "offsets")[at : at + 2]
+            total = np.zeros(table.shape[1])
+            for k in range(start, end):
+                total = total + part.field(f.name, "weights")[k] * table[first + part.field(f.name, "ids")[k]]
+            rows.append(total)
+            first += f.size
+        scaled = [(float(part.field(f.name)[at]) - f.mean) / f.scale for f in own if f.kind == "numeric"]
+        numbers.append(np.array([0 if math.isnan(x) else x for x in scaled]))
+        inputs += [*(r[1:] for r in rows[before:]), numbers[-1]]
     assert first == len(table)
-    numbers = [(float(part.field(f.name)[at[f.name]]) - f.mean) / f.scale for f in by_kind["numeric"]]
-    return [r[0] for r in rows], [r[1:] for r in rows], np.array([0 if math.isnan(x) else x for x in numbers])
+    return Terms([r[0] for r in rows], [r[1:] for r in rows], np.concatenate(numbers), np.concatenate(inputs))
 
 
-def naive_linear(network: Network, weights: list[float], numbers: Floats) -> float:
+def naive_linear(network: Network, terms: Terms) -> float:
     logit = network.linear.bias.item()
-    for w in weights:
+    for w in terms.weights:
         logit += w
-    for v, x in zip(network.linear.numbers.tolist(), numbers, strict=True):
+    for v, x in zip(
+        [*network.linear.display.tolist(), *network.linear.impression.tolist()], terms.numbers, strict=True
+    ):
         logit += v * x
     return logit
 
@@ -91,9 +104,8 @@ def naive_fm(embeddings: list[Floats]) -> float:
     return total
 
 
-def naive_mlp(network: DeepFM, embeddings: list[Floats], numbers: Floats) -> float:
-    x = np.concatenate([*embeddings, numbers])
-    linears = [m for m in network.mlp if isinstance(m, torch.nn.Linear)]
+def naive_mlp(network: DeepFM, x: Floats) -> float:
+    linears = [m for m in network.mlp.layers if isinstance(m, (torch.nn.Linear, Shared))]
     for layer in linears[:-1]:
         w, b = layer.weight.detach().numpy().astype(float), layer.bias.detach().numpy().astype(float)
         x = np.array([max(0.0, b[o] + sum(w[o, i] * x[i] for i in range(len(x)))) for o in range(len(b))])
@@ -105,8 +117,7 @@ def test_lr(world: Encoded) -> None:
     network = randomised(LogisticRegression(inputs, LogisticRegressionConfig()))
     found = logits_of(network, part, inputs)
     for row in range(part.rows):
-        weights, _, numbers = naive_terms(network, world, part, row)
-        assert found[row] == pytest.approx(naive_linear(network, weights, numbers), abs=1e-5)
+        assert found[row] == pytest.approx(naive_linear(network, naive_terms(network, world, part, row)), abs=1e-5)
 
 
 @pytest.mark.parametrize("hidden", [(), (6,), (5, 4)])
@@ -117,10 +128,10 @@ def test_deepfm(world: Encoded, hidden: tuple[int, ...]) -> None:
     network = randomised(DeepFM(inputs, config))
     found, deep = logits_of(network, part, inputs), 0.0
     for row in range(part.rows):
-        weights, embeddings, numbers = naive_terms(network, world, part, row)
-        expected = naive_linear(network, weights, numbers) + naive_fm(embeddings)
+        terms = naive_terms(network, world, part, row)
+        expected = naive_linear(network, terms) + naive_fm(terms.embeddings)
         if hidden:
-            deep = naive_mlp(network, embeddings, numbers)
+            deep = naive_mlp(network, terms.inputs)
         assert found[row] == pytest.approx(expected + deep, abs=1e-5)
 
 
@@ -129,33 +140,28 @@ def test_deepfm_without_embeddings_is_lr(world: Encoded) -> None:
     deepfm = randomised(DeepFM(inputs, DeepFMConfig(embedding_dim=2, hidden=())))
     lr = LogisticRegression(inputs, LogisticRegressionConfig()).eval()
     with torch.no_grad():
-        deepfm.embed.table.weight[:, 1:] = 0
-        lr.embed.table.weight.copy_(deepfm.embed.table.weight[:, :1])
+        deepfm.embed.weight[:, 1:] = 0
+        lr.embed.weight.copy_(deepfm.embed.weight[:, :1])
         lr.linear.load_state_dict(deepfm.linear.state_dict())
     np.testing.assert_allclose(logits_of(deepfm, part, inputs), logits_of(lr, part, inputs), atol=1e-6)
 
 
-def test_gradient_of_fm() -> None:
-    random = torch.Generator().manual_seed(0)
-    embeddings = torch.randn(3, 4, 5, dtype=torch.float64, generator=random, requires_grad=True)
-    assert torch.autograd.gradcheck(fm, (embeddings,))
-    expected = [naive_fm(list(row.detach().numpy())) for row in embeddings]
-    np.testing.assert_allclose(fm(embeddings).detach().numpy(), expected, rtol=1e-12)
-
-
 def test_gradient_of_the_table(world: Encoded) -> None:
-    """Of a sparse table that codes and weighted bags share: autograd against differences."""
+    """Of rows that codes and weighted bags share, and of displays that several rows share, against differences."""
     inputs = Inputs(list(world.fields.values()))
     network = randomised(DeepFM(inputs, DeepFMConfig(embedding_dim=2, hidden=(3,)))).double()
     _, batch = next(Reader(world.part("history"), inputs, 6).in_order())
-    batch.numbers, batch.bag_weights = batch.numbers.double(), batch.bag_weights.double()
-    network(batch).square().sum().backward()
-    table = network.embed.table.weight
-    gradient, step = table.grad.to_dense(), 1e-6
-    touched = gradient.abs().sum(1).nonzero().flatten().tolist()
-    assert set(touched) == {*batch.codes.flatten().tolist(), *batch.bag_ids.tolist()}
+    for values in (batch.display, batch.impression):
+        values.numbers, values.bag_weights = values.numbers.double(), values.bag_weights.double()
+    loss = network(batch).square().sum()
+    leaves = [leaf for read in batch.reads for leaf in (read.weights, read.embeddings)]
+    found = torch.autograd.grad(loss, leaves)
+    ids, rows = add_up([Gradient(read, *found[2 * i : 2 * i + 2]) for i, read in enumerate(batch.reads)], decay=0.0)
+    read = [t for values in (batch.display, batch.impression) for t in (values.codes.flatten(), values.bag_ids)]
+    assert ids.tolist() == torch.cat(read).unique().tolist()
+    table, step = network.embed.weight, 1e-6
     with torch.no_grad():
-        for index in touched[::3]:
+        for index, row in list(zip(ids.tolist(), rows, strict=True))[::3]:
             for column in range(3):
                 ends = []
                 for sign in (1, -2):
@@ -163,7 +169,7 @@ def test_gradient_of_the_table(world: Encoded) -> None:
                     ends.append(float(network(batch).square().sum()))
                 table[index, column] += step
                 difference = (ends[0] - ends[1]) / (2 * step)
-                assert float(gradient[index, column]) == pytest.approx(difference, abs=1e-4, rel=1e-5)
+                assert float(row[column]) == pytest.approx(difference, abs=1e-4, rel=1e-5)
 
 
 def test_ad_ctr(tmp_path: Path, runtime: RuntimeConfig) -> None:

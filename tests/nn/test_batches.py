@@ -44,8 +44,8 @@ def fields(part: EncodedPart) -> list[Field]:
 
 def rows_of(batch: Batch, inputs: Inputs) -> list[int]:
     """Which rows of the part a batch holds."""
-    column = [f.name for f in inputs.categorical].index("row")
-    return (batch.codes[:, column] - int(inputs.first_ids[column])).tolist()
+    column = [f.name for f in inputs.impression.categorical].index("row")
+    return (batch.impression.codes[:, column] - int(inputs.impression.first_ids[column])).tolist()
 
 
 def order_of(found: Iterable[Batch], inputs: Inputs) -> list[list[int]]:
@@ -65,9 +65,9 @@ def test_an_epoch_holds_every_display_once_and_whole(
     for batch in found:
         rows = rows_of(batch, inputs)
         assert batch.displays <= size
-        assert batch.display.unique().tolist() == list(range(batch.displays))
+        assert batch.display_of.unique().tolist() == list(range(batch.displays))
         for d in range(batch.displays):
-            own = [r for r, of in zip(rows, batch.display.tolist(), strict=True) if of == d]
+            own = [r for r, of in zip(rows, batch.display_of.tolist(), strict=True) if of == d]
             display = int(np.searchsorted(displays.offsets, own[0], side="right")) - 1
             assert own == list(range(displays.offsets[display], displays.offsets[display + 1]))
             seen.append(display)
@@ -77,22 +77,28 @@ def test_an_epoch_holds_every_display_once_and_whole(
 
 def assert_same_as_files(batch: Batch, rows: list[int], inputs: Inputs, displays: Displays) -> None:
     """Every code, bag, number and label of a batch against the arrays that were written."""
-    sizes = [f.size for f in [*inputs.categorical, *inputs.multi]]
-    firsts = [sum(sizes[:i]) for i in range(len(sizes))]
-    for j, f in enumerate(inputs.categorical):
-        np.testing.assert_array_equal(batch.codes[:, j].numpy(), displays.columns[f.name][rows] + firsts[j])
-    for j, f in enumerate(inputs.numeric):
-        column = displays.columns[f.name][rows].astype(np.float64)
-        expected = np.where(np.isnan(column), 0, (column - f.mean) / f.scale)
-        np.testing.assert_allclose(batch.numbers[:, j].numpy(), expected, rtol=1e-5, atol=1e-5)
-    ends = [*batch.bag_starts.tolist(), len(batch.bag_ids)][1:]
-    pairs = list(zip(batch.bag_ids.tolist(), batch.bag_weights.tolist(), strict=True))
-    bags = [pairs[start:end] for start, end in zip(batch.bag_starts.tolist(), ends, strict=True)]
-    for j, f in enumerate(inputs.multi):
-        first, column = firsts[len(inputs.categorical) + j], displays.columns[f.name]
-        assert isinstance(column, Bag)
-        for i, row in enumerate(rows):
-            assert bags[j * len(rows) + i] == [(code + first, weight) for code, weight in column.row(row)]
+    first_of_display = [rows[start] for start in batch.starts.tolist()[:-1]]
+    first_id = 0
+    for side, values, items in (
+        (inputs.display, batch.display, first_of_display),
+        (inputs.impression, batch.impression, rows),
+    ):
+        for j, f in enumerate(side.categorical):
+            np.testing.assert_array_equal(values.codes[:, j].numpy(), displays.columns[f.name][items] + first_id)
+            first_id += f.size
+        for j, f in enumerate(side.numeric):
+            column = displays.columns[f.name][items].astype(np.float64)
+            expected = np.where(np.isnan(column), 0, (column - f.mean) / f.scale)
+            np.testing.assert_allclose(values.numbers[:, j].numpy(), expected, rtol=1e-5, atol=1e-5)
+        pairs = list(zip(values.bag_ids.tolist(), values.bag_weights.tolist(), strict=True))
+        for j, f in enumerate(side.multi):
+            column, offsets = displays.columns[f.name], values.bag_offsets[j].tolist()
+            assert isinstance(column, Bag)
+            for i, item in enumerate(items):
+                expected = [(code + first_id, weight) for code, weight in column.row(item)]
+                assert pairs[offsets[i] : offsets[i + 1]] == expected
+            first_id += f.size
+    assert first_id == inputs.table_size
     np.testing.assert_array_equal(batch.clicked.numpy(), displays.clicked[rows])
 
 
@@ -154,11 +160,61 @@ def test_labels_may_be_unknown(tmp_path: Path, displays: Displays) -> None:
     assert all(batch.clicked is None for batch in reader.shuffled((1,)))
 
 
+@pytest.mark.parametrize("size", [1, 40])
+@pytest.mark.parametrize("piece_rows", [1, 7, 30, 10_000])
+def test_pieces_are_the_batch(
+    part: EncodedPart,
+    fields: list[Field],
+    displays: Displays,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    piece_rows: int,
+) -> None:
+    """Whole displays in their order; at least two if there is enough for two."""
+    monkeypatch.setattr(batches, "PIECE_ROWS", piece_rows)
+    inputs = Inputs(fields)
+    for rows, batch in Reader(part, inputs, size).in_order():
+        pieces, start = batch.pieces(), rows.start
+        wanted = 1 if batch.rows < piece_rows else max(2, batch.rows // piece_rows)
+        assert len(pieces) == min(batch.displays, wanted)
+        for piece in pieces:
+            assert_same_as_files(piece, list(range(start, start + piece.rows)), inputs, displays)
+            start += piece.rows
+        assert start == rows.stop
+        assert sum(piece.displays for piece in pieces) == batch.displays
+
+
 @pytest.mark.parametrize("kind", ["categorical", "multi", "numeric"])
-def test_fields_of_one_kind(part: EncodedPart, fields: list[Field], displays: Displays, kind: str) -> None:
-    inputs = Inputs([f for f in fields if f.kind == kind])
+@pytest.mark.parametrize("per", ["display", "impression"])
+def test_fields_of_one_kind(part: EncodedPart, fields: list[Field], displays: Displays, kind: str, per: str) -> None:
+    chosen = [f for f in fields if (f.kind, f.per) == (kind, per)]
+    assert chosen
+    inputs = Inputs(chosen)
     for rows, batch in Reader(part, inputs, 4).in_order():
-        assert batch.codes.shape == (batch.rows, len(inputs.categorical))
-        assert batch.numbers.shape == (batch.rows, len(inputs.numeric))
-        assert len(batch.bag_starts) == batch.rows * len(inputs.multi)
+        assert batch.rows == rows.stop - rows.start
+        for side, values, n in (
+            (inputs.display, batch.display, batch.displays),
+            (inputs.impression, batch.impression, batch.rows),
+        ):
+            assert values.codes.shape == (n, len(side.categorical))
+            assert values.numbers.shape == (n, len(side.numeric))
+            assert values.bag_offsets.shape == (len(side.multi), n + 1)
         assert_same_as_files(batch, list(range(rows.start, rows.stop)), inputs, displays)
+
+
+def test_ahead_keeps_order_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing runs on after the reader was left; an error comes out where its result was due."""
+    begun: list[int] = []
+
+    def call(i: int) -> int:
+        begun.append(i)
+        if i == 7:
+            raise ValueError("seven")
+        return i
+
+    found = batches.ahead((lambda i=i: call(i) for i in range(100)), 2)
+    assert [next(found) for _ in range(5)] == [0, 1, 2, 3, 4]
+    found.close()
+    assert len(begun) <= 8
+    with pytest.raises(ValueError, match="seven"):
+        list(batches.ahead((lambda i=i: call(i) for i in range(100)), 2))

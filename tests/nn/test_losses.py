@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.nn.batches import Batch
+from pipeline.nn.batches import Batch, Values
 from pipeline.nn.losses import LOSSES, listwise, pointwise
 
 LENGTHS = [1, 3, 2, 6]
@@ -17,17 +18,11 @@ CLICKS = [0, 2, 0, 5]  # the clicked ad of each display
 
 def make_batch() -> Batch:
     clicked = [float(i == click) for length, click in zip(LENGTHS, CLICKS, strict=True) for i in range(length)]
-    empty = torch.empty(0)
-    return Batch(
-        codes=empty,
-        bag_ids=empty,
-        bag_weights=empty,
-        bag_starts=empty,
-        numbers=empty,
-        display=torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS)),
-        displays=len(LENGTHS),
-        clicked=torch.tensor(clicked, dtype=torch.float64),
-    )
+    nothing = torch.empty(0)
+    values = Values(nothing, nothing, nothing, nothing, nothing)
+    starts = torch.tensor([0, *LENGTHS]).cumsum(0)
+    rows = replace(values, codes=torch.empty(sum(LENGTHS), 0))
+    return Batch(display=values, impression=rows, starts=starts, clicked=torch.tensor(clicked, dtype=torch.float64))
 
 
 def logits(scale: float = 2.0) -> Tensor:
@@ -89,9 +84,9 @@ def make_batch_of_floats() -> Batch:
 def test_listwise_ignores_what_displays_share() -> None:
     """A constant added to all ads of a display changes nothing, and its gradient sums to 0 within each display."""
     batch, x = make_batch(), logits().requires_grad_()
-    shift = torch.tensor([3.0, -50.0, 0.5, 700.0], dtype=torch.float64)[batch.display]
+    shift = torch.tensor([3.0, -50.0, 0.5, 700.0], dtype=torch.float64)[batch.display_of]
     loss = listwise(x, batch)
     torch.testing.assert_close(listwise(x + shift, batch), loss)
     loss.backward()
-    sums = torch.zeros(len(LENGTHS), dtype=torch.float64).index_add(0, batch.display, x.grad)
+    sums = torch.zeros(len(LENGTHS), dtype=torch.float64).index_add(0, batch.display_of, x.grad)
     torch.testing.assert_close(sums, torch.zeros_like(sums), atol=1e-12, rtol=0)

@@ -22,8 +22,8 @@ from pipeline.core.runtime import RuntimeConfig
 from pipeline.metrics import DivergedError, map12
 from pipeline.models.base import load_kind
 from pipeline.models.deepfm import Config, DeepFM, build
-from pipeline.nn import losses, training
-from pipeline.nn.batches import Inputs
+from pipeline.nn import functions, losses, rows, training
+from pipeline.nn.batches import Inputs, Reader
 from pipeline.nn.training import NetworkTrainer, device_of, predict
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions, Fitted
@@ -261,7 +261,7 @@ def test_early_stopping_keeps_the_best(
     assert fitted.length == 0.5 * (best + 1)
     for name, tensor in model.network.state_dict().items():
         assert torch.equal(tensor, seen[best][name])
-    assert not torch.equal(seen[best]["embed.table.weight"], seen[best - 1]["embed.table.weight"])
+    assert not torch.equal(seen[best]["embed.weight"], seen[best - 1]["embed.weight"])
 
 
 def test_the_best_before_a_kill_is_kept(
@@ -316,18 +316,36 @@ def test_history_without_displays(single: RuntimeConfig, tmp_path: Path) -> None
 # --- what must not change a result --------------------------------------------------------------------------------
 
 
-def test_two_threads_give_the_same_bits_twice(runtime: RuntimeConfig, tmp_path: Path) -> None:
-    """Batches are large enough for torch to share them among threads, embeddings and weighted bags included."""
+def test_threads_do_not_change_a_bit(runtime: RuntimeConfig, tmp_path: Path) -> None:
+    """Batches are large enough to be cut into pieces for several threads; dropout, bags and shared fields included."""
     world = write_mixed(tmp_path / "encoded", displays=3000, seed=6)
-    config = replace(CONFIG, batch_displays=3000, embedding_dim=16, hidden=(64, 32), epochs=2, evaluations=1)
-    assert runtime.cores == 2
-    first, _ = fit(world, runtime, config, length=3.0)
-    second, _ = fit(world, runtime, config, length=3.0)
-    for name, tensor in first.network.state_dict().items():
-        assert torch.equal(tensor, second.network.state_dict()[name]), name
-    one, _ = fit(world, replace(runtime, threads=1), config, length=3.0)
-    target = world.part("target")
-    np.testing.assert_allclose(one.predict(target), first.predict(target), atol=1e-4)
+    config = replace(CONFIG, batch_displays=1500, embedding_dim=16, hidden=(64, 32), epochs=2, evaluations=1)
+    part = world.part("history")
+    _, batch = next(Reader(part, Inputs(list(world.fields.values())), 1500).in_order())
+    assert len(batch.pieces()) > 3
+    states = [fit(world, replace(runtime, threads=n), config)[0].network.state_dict() for n in (1, 2, 2, 3)]
+    for name, tensor in states[0].items():
+        assert all(torch.equal(tensor, other[name]) for other in states[1:]), name
+
+
+def test_kernels_and_torch_learn_the_same(
+    world: Encoded, single: RuntimeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs on other devices, beside the compiled loops."""
+    config = replace(CONFIG, l2=0.1)
+    by_kernels = fit(world, single, config, length=3.0)[0].predict(world.part("target"))
+    for module in (functions, rows):
+        monkeypatch.setattr(module, "has_kernels", lambda tensor: False)
+    by_torch = fit(world, single, config, length=3.0)[0].predict(world.part("target"))
+    np.testing.assert_allclose(by_torch, by_kernels, rtol=1e-3, atol=1e-3)
+
+
+def test_torch_dropout_is_refused(world: Encoded, single: RuntimeConfig) -> None:
+    inputs = Inputs(list(world.fields.values()))
+    network = DeepFM(inputs, CONFIG)
+    network.extra = torch.nn.Dropout(0.1)
+    with pytest.raises(TypeError, match=r"use layers\.Dropout"):
+        NetworkTrainer(network, inputs, CONFIG, single, world.part("history")).fit(None, 1.0, None, lambda *said: None)
 
 
 def test_earlier_fits_do_not_matter(world: Encoded, single: RuntimeConfig) -> None:
@@ -344,7 +362,7 @@ def test_predictions_do_not_depend_on_batches(
     network = DeepFM(inputs, CONFIG)
     configs = [replace(CONFIG, batch_displays=size) for size in (1, 5000)]
     monkeypatch.setattr(training, "max", lambda *values: values[-1], raising=False)
-    found = [predict(network, inputs, part, config, device) for config in configs]
+    found = [predict(network, inputs, part, config, device, 1) for config in configs]
     np.testing.assert_allclose(*found, atol=1e-5)
 
 
@@ -363,5 +381,5 @@ def test_l2_shrinks(world: Encoded, single: RuntimeConfig) -> None:
     sizes = []
     for l2 in (0.0, 1e-2, 1.0):
         model, _ = fit(world, single, replace(CONFIG, l2=l2), length=3.0)
-        sizes.append(float(model.network.embed.table.weight.detach().square().sum()))
+        sizes.append(float(model.network.embed.weight.detach().square().sum()))
     assert sizes[0] > sizes[1] > sizes[2]

@@ -1,0 +1,193 @@
+"""The optimiser of embedding tables: a step changes the rows that a batch read, and no others.
+
+Adam (Kingma and Ba 2015, algorithm 1) is lazy, as torch.optim.SparseAdam: the moments of a row stand still while it is
+not read. AdaGrad: Duchi et al. 2011. Either is given a batch's whole gradient of an id at once; a step for each
+occurrence of it would go many times too far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.nn import kernels
+from pipeline.nn.batches import Side
+from pipeline.nn.functions import array, has_kernels
+from pipeline.nn.layers import FieldEmbedding, Read
+from pipeline.nn.threads import Threads
+
+Kind = Literal["adam", "adagrad"]
+BETAS = 0.9, 0.999
+EPSILON = {"adam": 1e-8, "adagrad": 1e-10}  # torch's own
+_MOMENTS = {"adam": 2, "adagrad": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """Of what was read, for each time that it was read: weights (n, G), embeddings (n, G, E)."""
+
+    read: Read
+    weights: Tensor
+    embeddings: Tensor
+
+
+class RowOptimizer:
+    """Changes one table from the gradients of what was read of it."""
+
+    def __init__(self, table: FieldEmbedding, kind: Kind, rate: float, threads: Threads) -> None:
+        self.weight, self.kind, self.rate, self.threads = table.weight, kind, rate, threads
+        self.state = torch.zeros_like(self.weight).unsqueeze(1).repeat(1, _MOMENTS[kind], 1)  # (N, moments, 1 + E)
+        self.steps = 0
+        if has_kernels(self.weight):
+            self._slot = np.full(len(self.weight), -1, np.int32)
+            self._shares = [_Share(fields) for fields in _deal(table, threads.count)]
+
+    def step(self, gradients: Sequence[Gradient], decay: float) -> None:
+        """decay: the loss has, for each value read, decay / 2 times its square beside what the gradients are of."""
+        self.steps += 1
+        if not has_kernels(self.weight):
+            self._apply_by_torch(*add_up(gradients, decay))
+            return
+        arrays = [_Arrays(gradient) for gradient in gradients]
+        self.threads.run([partial(self._step, share, arrays, decay) for share in self._shares])
+
+    def _step(self, share: _Share, gradients: Sequence[_Arrays], decay: float) -> None:
+        ids, sums = share.add_up(gradients, decay, self._slot)
+        table = array(self.weight)
+        number = table.dtype.type
+        memory = ids, sums, table, array(self.state), self._slot, number(self._rate())
+        if self.kind == "adam":
+            kernels.adam(*memory, number(BETAS[0]), number(BETAS[1]), number(EPSILON["adam"]))
+        else:
+            kernels.adagrad(*memory, number(EPSILON["adagrad"]))
+
+    def _rate(self) -> float:
+        """With Adam's corrections of both moments, which start at 0."""
+        if self.kind == "adagrad":
+            return self.rate
+        first, second = (1 - beta**self.steps for beta in BETAS)
+        return float(self.rate * np.sqrt(second) / first)
+
+    def _apply_by_torch(self, ids: Tensor, sums: Tensor) -> None:
+        state = self.state[ids]
+        if self.kind == "adam":
+            state[:, 0] = BETAS[0] * state[:, 0] + (1 - BETAS[0]) * sums
+            state[:, 1] = BETAS[1] * state[:, 1] + (1 - BETAS[1]) * sums.square()
+            change = state[:, 0] / (state[:, 1].sqrt() + EPSILON["adam"])
+        else:
+            state[:, 0] += sums.square()
+            change = sums / (state[:, 0].sqrt() + EPSILON["adagrad"])
+        self.state[ids] = state
+        self.weight[ids] -= self._rate() * change
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": self.state, "steps": self.steps}
+
+    def load_state_dict(self, contents: dict[str, Any]) -> None:
+        self.state.copy_(contents["state"])
+        self.steps = contents["steps"]
+
+
+# --- on any device ------------------------------------------------------------------------------------------------
+
+
+def add_up(gradients: Sequence[Gradient], decay: float) -> tuple[Tensor, Tensor]:
+    """The ids that were read (S,), each once, and the gradients of their rows (S, 1 + E), by torch's operations."""
+    ids, rows = [], []
+    for g in gradients:
+        values, n = g.read.values, len(g.read.weights)
+        item = torch.cat([g.read.weights.detach().unsqueeze(2), g.read.embeddings.detach()], dim=2)  # (n, G, 1 + E)
+        row = torch.cat([g.weights.unsqueeze(2), g.embeddings], dim=2) + decay * g.read.repeats.view(n, 1, 1) * item
+        of_codes, of_bags = row.split([values.codes.shape[1], len(values.bag_offsets)], dim=1)
+        ids.append(values.codes.flatten())
+        rows.append(of_codes.flatten(0, 1))
+        for of_bag, offsets in zip(of_bags.unbind(1), values.bag_offsets, strict=True):
+            inside = slice(int(offsets[0]), int(offsets[-1]))
+            ids.append(values.bag_ids[inside])
+            rows.append(of_bag.repeat_interleave(offsets.diff(), dim=0) * values.bag_weights[inside].unsqueeze(1))
+    unique, position = torch.unique(torch.cat(ids).long(), return_inverse=True)
+    every = torch.cat(rows)
+    return unique, every.new_zeros(len(unique), every.shape[1]).index_add(0, position, every)
+
+
+# --- on a CPU -----------------------------------------------------------------------------------------------------
+
+#: Columns of the codes and bags of a side, by `Side.per`.
+_Fields = dict[str, tuple[NDArray[np.int32], NDArray[np.int32]]]
+
+
+def _deal(table: FieldEmbedding, shares: int) -> list[_Fields]:
+    """Deal the fields evenly to threads: fields have no ids in common, so the threads never meet."""
+    sides = table.inputs.display, table.inputs.impression
+    cost = {"display": 1, "impression": 5}  # there are about five times as many rows as displays
+    fields = [
+        (cost[side.per] * (1 + 2 * bag), side.per, bag, column) for side in sides for bag, column in _columns(side)
+    ]
+    loads, dealt = [0] * shares, [list[tuple[str, int, int]]() for _ in range(shares)]
+    for load, per, bag, column in sorted(fields, reverse=True):
+        least = loads.index(min(loads))
+        loads[least] += load
+        dealt[least].append((per, bag, column))
+
+    def chosen(own: list[tuple[str, int, int]], per: str, bag: int) -> NDArray[np.int32]:
+        return np.array(sorted(c for p, b, c in own if (p, b) == (per, bag)), np.int32)
+
+    return [{side.per: (chosen(own, side.per, 0), chosen(own, side.per, 1)) for side in sides} for own in dealt]
+
+
+def _columns(side: Side) -> list[tuple[int, int]]:
+    return [(0, f) for f in range(len(side.categorical))] + [(1, j) for j in range(len(side.multi))]
+
+
+class _Arrays:
+    """A gradient as the kernels read it."""
+
+    def __init__(self, gradient: Gradient) -> None:
+        read, values = gradient.read, gradient.read.values
+        self.per, self.items = read.per, len(values.codes)
+        self.codes = array(values.codes)
+        self.offsets = array(values.bag_offsets)
+        self.bags = array(values.bag_ids), array(values.bag_weights), self.offsets, values.codes.shape[1]
+        self.repeats = array(read.repeats)
+        self.rows = tuple(array(x) for x in (read.weights, read.embeddings, gradient.weights, gradient.embeddings))
+
+
+class _Share:
+    """The fields of one thread, and room for the gradients of the ids that a batch reads of them."""
+
+    def __init__(self, fields: _Fields) -> None:
+        self.fields = fields
+        self.ids = np.empty(0, np.int32)
+        self.sums = np.empty((0, 0), np.float32)
+
+    def add_up(
+        self, gradients: Sequence[_Arrays], decay: float, slot: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int32], NDArray[Any]]:
+        """As the function of this name; slot is left for the optimiser to clear."""
+        self._make_room(gradients)
+        count, number = 0, self.sums.dtype.type
+        for g in gradients:
+            columns, bags = self.fields[g.per]
+            memory = g.repeats, number(decay), *g.rows, slot, self.ids, self.sums
+            if len(columns):
+                count = kernels.add_codes(columns, g.codes, *memory, count)
+            if len(bags):
+                count = kernels.add_bags(bags, *g.bags, *memory, count)
+        return self.ids[:count], self.sums[:count]
+
+    def _make_room(self, gradients: Sequence[_Arrays]) -> None:
+        room = 0
+        for g in gradients:
+            columns, bags = self.fields[g.per]
+            room += g.items * len(columns) + int((g.offsets[bags, -1] - g.offsets[bags, 0]).sum())
+        rows = gradients[0].rows
+        if room > len(self.ids) or self.sums.dtype != rows[0].dtype:
+            self.ids = np.empty(room * 5 // 4, np.int32)
+            self.sums = np.empty((len(self.ids), 1 + rows[1].shape[2]), rows[0].dtype)

@@ -1,0 +1,81 @@
+"""One step of training: gradients of a batch's pieces, each in a thread, then of all weights and of the rows read."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.nn.batches import Batch
+from pipeline.nn.layers import FieldEmbedding, random_numbers
+from pipeline.nn.losses import LOSSES, share
+from pipeline.nn.rows import Gradient, Kind, RowOptimizer
+from pipeline.nn.threads import Threads
+
+_Gradients = tuple[Tensor, list[Tensor | None], list[Gradient]]
+
+
+class Optimizer:
+    """Changes a network batch by batch: dense weights by Adam, the rows of its tables by a RowOptimizer each.
+
+    rate, row_rate: the learning rates of either. l2: of all weights and embeddings that a batch reads, for each row
+    that reads them, in a loss that is a mean over displays.
+    """
+
+    def __init__(
+        self, network: nn.Module, loss: str, *, rate: float, row_rate: float, rows: Kind, l2: float, threads: Threads
+    ) -> None:
+        if any(isinstance(module, nn.Dropout) for module in network.modules()):
+            raise TypeError("use layers.Dropout: torch's own is not repeatable on several threads")
+        self.network, self.loss, self.l2, self.threads = network, loss, l2, threads
+        self.dense = [p for p in network.parameters() if p.requires_grad]
+        self.adam = torch.optim.Adam(self.dense, lr=rate, fused=True)
+        tables = [module for module in network.modules() if isinstance(module, FieldEmbedding)]
+        self.rows = {table: RowOptimizer(table, rows, row_rate, threads) for table in tables}
+
+    def step(self, batch: Batch, seed: int) -> float:
+        """Learn from one batch and return its loss; `seed` decides what is drawn at random."""
+        self.network.train()
+        pieces = batch.pieces() if batch.starts.is_cpu else [batch]
+        found = self.threads.run(
+            [partial(self._gradients, piece, batch, seed * 1000 + i) for i, piece in enumerate(pieces)]
+        )
+        for parameter, gradients in zip(self.dense, zip(*(dense for _, dense, _ in found), strict=True), strict=True):
+            parameter.grad = _sum([gradient for gradient in gradients if gradient is not None])
+        self.adam.step()
+        for table, optimizer in self.rows.items():
+            own = [gradient for _, _, rows in found for gradient in rows if gradient.read.table is table]
+            optimizer.step(own, decay=2 * self.l2 / batch.displays)
+        return float(sum(loss for loss, _, _ in found))
+
+    def _gradients(self, piece: Batch, whole: Batch, seed: int) -> _Gradients:
+        """The piece's part of the batch's loss, and its gradients."""
+        device = piece.starts.device
+        with torch.enable_grad(), random_numbers(torch.Generator(device).manual_seed(seed)):
+            with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+                logits = self.network(piece).float()
+            loss = LOSSES[self.loss](logits, piece) * share(self.loss, piece, whole)
+            leaves = [leaf for read in piece.reads for leaf in (read.weights, read.embeddings)]
+            found = torch.autograd.grad(loss, [*self.dense, *leaves], allow_unused=True)
+        dense: list[Tensor | None] = list(found[: len(self.dense)])
+        of_leaves = iter(found[len(self.dense) :])
+        rows = [
+            Gradient(read, *(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, pair, strict=True)))
+            for read, pair in zip(piece.reads, zip(of_leaves, of_leaves, strict=True), strict=True)
+            for leaves in [(read.weights, read.embeddings)]
+        ]
+        return loss.detach(), dense, rows
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"adam": self.adam.state_dict(), "rows": [optimizer.state_dict() for optimizer in self.rows.values()]}
+
+    def load_state_dict(self, contents: dict[str, Any]) -> None:
+        self.adam.load_state_dict(contents["adam"])
+        for optimizer, state in zip(self.rows.values(), contents["rows"], strict=True):
+            optimizer.load_state_dict(state)
+
+
+def _sum(gradients: list[Tensor]) -> Tensor | None:
+    return torch.stack(gradients).sum(0) if gradients else None
