@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import views as module
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.features.subjects import LABELS, UNIT
@@ -18,6 +21,7 @@ from pipeline.schemas.impressions import PARTS, SplitInfo
 from pipeline.views import ViewsConfig, write_views
 
 Rows = list[dict[str, Any]]
+View = tuple[int, int, int]
 SPLITS = ("validation", "submission")
 
 
@@ -25,21 +29,35 @@ def rows(path: Path) -> Rows:
     return pq.read_table(path).to_pylist()
 
 
-def by_user(tables: Path, until: int | None) -> dict[int, list[tuple[int, int]]]:
-    """user_id -> (timestamp, document_id) of all the views that the split may know."""
-    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+def by_user(tables: Path, until: int | None) -> dict[int, list[View]]:
+    """user_id -> (timestamp, document_id, traffic_source) of all the views that the split may know."""
+    found: dict[int, list[View]] = defaultdict(list)
     for view in rows(tables / "page_views.parquet"):
-        if view["user_id"] is not None and (until is None or view["timestamp"] < until):
-            found[view["user_id"]].append((view["timestamp"], view["document_id"]))
+        if until is None or view["timestamp"] < until:
+            found[view["user_id"]].append((view["timestamp"], view["document_id"], view["traffic_source"]))
     return found
 
 
-def around(display: dict[str, Any], viewed: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
-    """(delay, document_id) of the views that are kept of a display's user, in order."""
-    delays = [(at - display["timestamp"], doc) for at, doc in viewed if doc != display["document_id"]]
-    nearest = sorted(delays, key=lambda pair: (abs(pair[0]), pair[1]))
-    before, after = ([p for p in nearest if (p[0] < 0) == side][:most] for side in (True, False))
+def around(display: dict[str, Any], viewed: list[View], most: int) -> list[View]:
+    """(delay, document_id, traffic_source) of the views that are kept of a display's user, in order."""
+    delays = [(at - display["timestamp"], doc, whence) for at, doc, whence in viewed if doc != display["document_id"]]
+    nearest = sorted(delays, key=lambda view: (abs(view[0]), *view[1:]))
+    before, after = ([view for view in nearest if (view[0] < 0) == side][:most] for side in (True, False))
     return sorted([*before, *after])
+
+
+def check_views(found: Path, tables: Path, split: Path, most: int) -> None:
+    """Both parts of a folder of views, against a loop over the displays."""
+    viewed = by_user(tables, SplitInfo.read(split).views_until)
+    for part in PARTS:
+        expected = [
+            (display["display_id"], doc, delay, whence)
+            for display in rows(split / f"{part}.parquet")
+            if display["first"] and display["user_id"] is not None
+            for delay, doc, whence in around(display, viewed[display["user_id"]], most)
+        ]
+        assert len(expected) > 100
+        assert [tuple(row.values()) for row in rows(found / f"{part}.parquet")] == expected
 
 
 @pytest.mark.parametrize("most", [50, 2])
@@ -49,42 +67,61 @@ def test_views_are_those_of_the_displays_user(
 ) -> None:
     with DuckDBEngine(runtime) as engine:
         write_views(engine, tables, splits[split], ViewsConfig(most=most), tmp_path / "views")
-    viewed = by_user(tables, SplitInfo.read(splits[split]).views_until)
-    for part in PARTS:
-        expected = [
-            (display["display_id"], doc, delay)
-            for display in rows(splits[split] / f"{part}.parquet")
-            if display["first"] and display["user_id"] is not None
-            for delay, doc in around(display, viewed[display["user_id"]], most)
-        ]
-        found = [tuple(row.values()) for row in rows(tmp_path / "views" / f"{part}.parquet")]
-        assert len(found) > 100
-        assert found == expected
+    check_views(tmp_path / "views", tables, splits[split], most)
 
 
-def test_documents_count_everybodys_views(tables: Path, splits: dict[str, Path], views: dict[str, Path]) -> None:
-    until = SplitInfo.read(splits["validation"]).views_until
-    counts: dict[int, int] = defaultdict(int)
-    for view in rows(tables / "page_views.parquet"):
-        if until is None or view["timestamp"] < until:
-            counts[view["document_id"]] += 1
-    found = [(row["document_id"], row["views"]) for row in rows(views["validation"] / "documents.parquet")]
-    assert found == sorted(counts.items())
+def test_documents_count_everybodys_views(
+    raw: Path, tables: Path, splits: dict[str, Path], views: dict[str, Path]
+) -> None:
+    file = pcsv.read_csv(raw / "page_views.csv")
+    assert file.num_rows > 2 * pq.read_metadata(tables / "page_views.parquet").num_rows
+    for split in SPLITS:
+        until = SplitInfo.read(splits[split]).views_until
+        pairs = zip(file["document_id"].to_pylist(), file["timestamp"].to_pylist(), strict=True)
+        counts = Counter(doc for doc, at in pairs if until is None or at < until)
+        found = [(row["document_id"], row["views"]) for row in rows(views[split] / "documents.parquet")]
+        assert found == sorted(counts.items())
 
 
-def test_buckets_change_nothing(
+def test_only_whole_days_can_be_counted(
+    tables: Path, splits: dict[str, Path], runtime: RuntimeConfig, tmp_path: Path
+) -> None:
+    split = shutil.copytree(splits["validation"], tmp_path / "split")
+    info = SplitInfo.read(split)
+    assert info.views_until is not None
+    replace(info, views_until=info.views_until + 1).write(split)
+    with DuckDBEngine(runtime) as engine, pytest.raises(ValueError, match="border of days"):
+        write_views(engine, tables, split, ViewsConfig(), tmp_path / "views")
+    assert not (tmp_path / "views").exists()
+
+
+def test_ranges_of_users_change_nothing(
     tables: Path,
     splits: dict[str, Path],
     views: dict[str, Path],
     runtime: RuntimeConfig,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    short_ranges: Callable[[Path, Path], Path],
 ) -> None:
-    monkeypatch.setattr(module, "BUCKET_ROWS", pq.read_metadata(tables / "page_views.parquet").num_rows // 5)
+    copy = short_ranges(tables, tmp_path / "tables")
     with DuckDBEngine(runtime) as engine:
-        write_views(engine, tables, splits["validation"], ViewsConfig(), tmp_path / "views")
+        assert len(list(engine.ranges(copy / "page_views.parquet", "user_id"))) > 5
+        write_views(engine, copy, splits["validation"], ViewsConfig(), tmp_path / "views")
+    check_views(tmp_path / "views", tables, splits["validation"], most=50)
     for path in views["validation"].iterdir():
         assert path.read_bytes() == (tmp_path / "views" / path.name).read_bytes(), path.name
+
+
+def test_no_page_views_are_no_views(
+    tables: Path, splits: dict[str, Path], runtime: RuntimeConfig, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(tables, tmp_path / "tables")
+    for name in ("page_views", "document_views"):
+        pq.write_table(pq.read_table(copy / f"{name}.parquet").slice(0, 0), copy / f"{name}.parquet")
+    with DuckDBEngine(runtime) as engine:
+        write_views(engine, copy, splits["submission"], ViewsConfig(), tmp_path / "views")
+    for name in (*PARTS, "documents"):
+        assert rows(tmp_path / "views" / f"{name}.parquet") == []
 
 
 def test_leak_against_loops(splits: dict[str, Path], views: dict[str, Path], features: dict[str, Path]) -> None:

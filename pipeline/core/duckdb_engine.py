@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.engine import ROW_GROUP, Engine
-from pipeline.core.files import atomic_path
 from pipeline.core.runtime import RuntimeConfig
 
 #: About how many rows a range has.
@@ -24,7 +23,7 @@ RANGE_ROWS = 16 * ROW_GROUP
 
 
 class DuckDBEngine(Engine):
-    """A DuckDB session behind Ibis; what is not of `Engine` (`sql`, `copy`, `connection`) is for ingest alone."""
+    """A DuckDB session behind Ibis; what is not of `Engine` (`sql`, `batches`, `connection`) is for ingest alone."""
 
     def __init__(self, runtime: RuntimeConfig) -> None:
         super().__init__(runtime)
@@ -42,22 +41,16 @@ class DuckDBEngine(Engine):
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB itself, for what Ibis does not speak: reading CSV, COPY, settings."""
+        """DuckDB itself, for what Ibis does not speak: Arrow streams, settings."""
         return self.ibis.con
 
     def sql(self, text: str) -> list[tuple[Any, ...]]:
         """Run a statement of DuckDB's own SQL and fetch all its rows; for small results."""
         return self.connection.execute(text).fetchall()
 
-    def copy(self, query: str, path: Path) -> None:
-        """Write a query of DuckDB's own SQL into a Parquet file (zstd, fixed row groups).
-
-        On several threads neither the order of a join nor, therefore, the bytes are the same from run to run.
-        """
-        with atomic_path(path) as partial:
-            self.connection.execute(
-                f"COPY ({query}) TO '{partial}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
-            )
+    def batches(self, query: str) -> pa.RecordBatchReader:
+        """The result of a query of DuckDB's own SQL, while it is computed; the session is busy until it is read."""
+        return self.connection.sql(query).to_arrow_reader(ROW_GROUP)
 
     def tables(self, paths: Sequence[Path]) -> ir.Table:
         """Several Parquet files with the same columns as one table."""
@@ -68,22 +61,6 @@ class DuckDBEngine(Engine):
 
     def _keep(self, expression: ir.Table) -> ir.Table:
         return self.ibis.create_table(ibis.util.gen_name("once"), expression, temp=True)
-
-    def deal(self, expression: ir.Table, column: str, buckets: int) -> list[ir.Table]:
-        """Deal rows into buckets by an integer column, in one pass, as files that go with the session.
-
-        A bucket's rows come in no order; every bucket has all the columns, if no rows.
-        """
-        folder = self.scratch(ibis.util.gen_name("deal"))
-        for bucket in range(buckets):  # a bucket without rows would have no file, and so no columns
-            (folder / f"bucket={bucket}").mkdir(parents=True)
-            self.write(expression.limit(0), folder / f"bucket={bucket}" / "empty.parquet")
-        dealt = expression.mutate(bucket=expression[column].cast("int64") % buckets)
-        self.connection.execute(
-            f"COPY ({self.ibis.compile(dealt)}) TO '{folder}' "
-            "(FORMAT parquet, PARTITION_BY (bucket), OVERWRITE_OR_IGNORE, COMPRESSION zstd)"
-        )
-        return [self.tables(sorted((folder / f"bucket={b}").glob("*.parquet"))) for b in range(buckets)]
 
     def ranges(self, path: Path, column: str, rows: int = RANGE_ROWS) -> Iterator[ir.Table]:
         """Cut a Parquet file, sorted by an integer column, into tables of about `rows` rows; equal values stay joined.

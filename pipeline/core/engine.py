@@ -75,10 +75,6 @@ class Engine(ABC):
         Equal values stay together. At least one table comes, if only an empty one.
         """
 
-    @abstractmethod
-    def deal(self, expression: ir.Table, column: str, buckets: int) -> list[ir.Table]:
-        """Deal rows into buckets by an integer column, in one pass; a bucket's rows come in no order."""
-
     # --- computing ----------------------------------------------------------------------------------------------
 
     def once(self, expression: ir.Table) -> ir.Table:

@@ -56,11 +56,6 @@ class SparkEngine(Engine):
         """The whole file."""
         yield self.table(path)
 
-    def deal(self, expression: ir.Table, column: str, buckets: int) -> list[ir.Table]:
-        """Parts of the expression, computed once."""
-        kept = self.once(expression)
-        return [kept.filter(kept[column].cast("int64") % buckets == bucket) for bucket in range(buckets)]
-
     def to_arrow(self, expression: ir.Table) -> pa.Table:
         return expression.__pyarrow_result__(self._frame(expression).toArrow())
 

@@ -83,8 +83,8 @@ def check_batch(batch: pa.RecordBatch, spec: RawFile) -> None:
 class Geography:
     """Splits geo_location (`US>CA>807`) into country, state and dma, and counts what cannot be split.
 
-    Works on the distinct values of a batch, of which there are few. `EU` is kept as a country, since it says something;
-    `NA` is Namibia.
+    Works on the distinct values of a batch, of which there are few, and leaves codes of texts, as it gets them. `EU` is
+    kept as a country, since it says something; `NA` is Namibia.
     """
 
     PARTS = ("country", "state", "dma")
@@ -97,8 +97,8 @@ class Geography:
     def schema(self, schema: pa.Schema) -> pa.Schema:
         """The schema after the split."""
         at = schema.get_field_index("geo_location")
-        fields = list(schema)
-        return pa.schema([*fields[:at], *[pa.field(name, pa.string()) for name in self.PARTS], *fields[at + 1 :]])
+        fields, kind = list(schema), pa.dictionary(pa.int32(), pa.string())
+        return pa.schema([*fields[:at], *[pa.field(name, kind) for name in self.PARTS], *fields[at + 1 :]])
 
     def split(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Replace geo_location by country, state and dma, and count the forms that say nothing."""
@@ -107,10 +107,7 @@ class Geography:
         codes = batch.column(at).indices
         places = [value.split(">") for value in values]
         self._count(values, places, codes)
-        parts = []
-        for k in range(len(self.PARTS)):
-            part = [p[k] if k < len(p) and p[k] not in ("", NOWHERE) else None for p in places]
-            parts.append(pc.take(pa.array(part, pa.string()), codes))
+        parts = [_recode([_part(place, k) for place in places], codes) for k in range(len(self.PARTS))]
         columns = [*batch.columns[:at], *parts, *batch.columns[at + 1 :]]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema(batch.schema))
 
@@ -123,3 +120,15 @@ class Geography:
         self.nowhere += int(counts[nowhere].sum())
         self.odd += int(counts[odd].sum())
         self.examples = (self.examples + [values[k] for k in odd if values[k] not in self.examples])[:3]
+
+
+def _part(place: list[str], k: int) -> str | None:
+    return place[k] if k < len(place) and place[k] not in ("", NOWHERE) else None
+
+
+def _recode(texts: list[str | None], codes: pa.Array) -> pa.DictionaryArray:
+    """The texts at these codes, as a dictionary that holds each text once."""
+    known = list(dict.fromkeys(text for text in texts if text is not None))
+    number: dict[str | None, int | None] = {text: i for i, text in enumerate(known)}
+    new = pa.array([number.get(text) for text in texts], pa.int32())
+    return pa.DictionaryArray.from_arrays(pc.take(new, codes), pa.array(known, pa.string()))

@@ -1,9 +1,9 @@
 """Raw files as streams of typed record batches: NAME.csv, NAME.csv.zip or NAME.parquet.
 
-pyarrow reads the text and DuckDB takes its batches. DuckDB's own read_csv would be the obvious choice, but it reads the
-id `1.5` as 2 and `1e3` as 1000, passes over blank lines in silence, stops at a header that ends in LF before rows that
-end in CRLF (as page_views_sample.csv has), and reads a pipe on one thread, so that a zip takes twice as long. pyarrow
-takes any file object, so a zip is inflated on the way and never lies unpacked on the disk.
+pyarrow reads the text; DuckDB, or a Parquet writer, takes its batches. DuckDB's own read_csv would be the obvious
+choice, but it reads the id `1.5` as 2 and `1e3` as 1000, passes over blank lines in silence, stops at a header that
+ends in LF before rows that end in CRLF (as page_views_sample.csv has), and reads a pipe on one thread, so that a zip
+takes twice as long. pyarrow takes any file object, so a zip is inflated on the way and never lies unpacked on the disk.
 """
 
 from __future__ import annotations
@@ -151,18 +151,19 @@ def _first_line(error: Exception) -> str:
 class RawStream:
     """One pass through a raw file, as a context manager; then `rows`, `nulls` and `geography` say what went by.
 
-    `reader` gives the batches, geo_location already split, to DuckDB, which turns any exception into a text: the
-    exception itself stays in `error`. `watchers` see each batch on its way. The text is parsed in a thread of its own,
-    so that DuckDB can compress and write meanwhile.
+    `batches` are those of `schema`: geo_location is split already. `reader` gives them to DuckDB, which turns any
+    exception into a text: the exception itself stays in `error`. `watchers` see each batch as it is in the file. The
+    text is parsed in a thread of its own, so that others can join, compress and write meanwhile.
     """
 
     def __init__(self, source: RawInput, watchers: Sequence[Watcher] = ()) -> None:
         self.source = source
         self.watchers = watchers
-        self.schema = arrow_schema(source.spec)
+        self._raw = arrow_schema(source.spec)
         self.rows = 0
-        self.nulls = dict.fromkeys(self.schema.names, 0)
-        self.geography = Geography() if "geo_location" in self.schema.names else None
+        self.nulls = dict.fromkeys(self._raw.names, 0)
+        self.geography = Geography() if "geo_location" in self._raw.names else None
+        self.schema = self.geography.schema(self._raw) if self.geography else self._raw
         self.error: Exception | None = None
         self._batches: queue.Queue[pa.RecordBatch | None] = queue.Queue(maxsize=4)
         self._stop = threading.Event()
@@ -178,12 +179,13 @@ class RawStream:
             with suppress(queue.Empty):
                 self._batches.get_nowait()
             self._thread.join(0.01)
+        with suppress(queue.Full):
+            self._batches.put_nowait(None)  # wakes a thread of DuckDB's that still waits for rows
 
     def reader(self) -> pa.RecordBatchReader:
-        schema = self.geography.schema(self.schema) if self.geography else self.schema
-        return pa.RecordBatchReader.from_batches(schema, self._received())
+        return pa.RecordBatchReader.from_batches(self.schema, self.batches())
 
-    def _received(self) -> Iterator[pa.RecordBatch]:
+    def batches(self) -> Iterator[pa.RecordBatch]:
         while (batch := self._batches.get()) is not None:
             yield batch
         if self.error is not None:
@@ -215,11 +217,11 @@ class RawStream:
         text = self.source.text(stack)
         reader = pcsv.open_csv(
             text,
-            read_options=pcsv.ReadOptions(block_size=BLOCK_BYTES, column_names=self.schema.names, skip_rows=1),
+            read_options=pcsv.ReadOptions(block_size=BLOCK_BYTES, column_names=self._raw.names, skip_rows=1),
             # no file quotes; a blank line becomes a row of nulls, which its first column does not allow
             parse_options=pcsv.ParseOptions(quote_char=False, ignore_empty_lines=False),
             convert_options=pcsv.ConvertOptions(
-                column_types=self.schema, null_values=list(NULLS), strings_can_be_null=True
+                column_types=self._raw, null_values=list(NULLS), strings_can_be_null=True
             ),
         )
         for batch in reader:
@@ -229,8 +231,8 @@ class RawStream:
     def _parquet_batches(self, stack: ExitStack) -> Iterator[pa.RecordBatch]:
         file = stack.enter_context(open_parquet(self.source.path))
         progress = stack.enter_context(bar(file.metadata.num_rows, self.source.path.name))
-        for batch in file.iter_batches(batch_size=122_880, columns=self.schema.names):
-            yield to_schema(batch, self.schema)
+        for batch in file.iter_batches(batch_size=122_880, columns=self._raw.names):
+            yield to_schema(batch, self._raw)
             progress.update(batch.num_rows)
 
 

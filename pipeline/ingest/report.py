@@ -25,7 +25,7 @@ _JOINS = (
     ("clicks_test", "ad_id", ("promoted_content",)),
     ("events", "document_id", ("documents_meta",)),
     ("promoted_content", "document_id", ("documents_meta",)),
-    ("page_views", "document_id", ("documents_meta",)),
+    ("document_views", "document_id", ("documents_meta",)),
     ("documents_categories", "document_id", ("documents_meta",)),
     ("documents_topics", "document_id", ("documents_meta",)),
     ("documents_entities", "document_id", ("documents_meta",)),
@@ -102,7 +102,7 @@ class Report:
             "duplicates": {**self.duplicates, **duplicates},
             "orphans": orphans,
             "events": events,
-            "page_views": {**self.page_views, **_views(engine, tables["page_views"])},
+            "page_views": self.page_views,
             "displays": displays,
             "warnings": self.warnings,
         }
@@ -158,11 +158,6 @@ def _events(engine: DuckDBEngine, table: str) -> dict[str, Any]:
         "outside_of_the_days": outside,
         "users": users,
     }
-
-
-def _views(engine: DuckDBEngine, table: str) -> dict[str, Any]:
-    first, last, known = engine.sql(f"SELECT min(timestamp), max(timestamp), count(user_id) FROM {table}")[0]
-    return {"first_timestamp": first, "last_timestamp": last, "rows_of_users_with_events": known}
 
 
 def _displays(engine: DuckDBEngine, table: str) -> dict[str, Any]:

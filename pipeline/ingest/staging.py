@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -16,8 +15,9 @@ from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.progress import log
 from pipeline.ingest.config import IngestConfig
 from pipeline.ingest.locate import explain
-from pipeline.ingest.readers import RawInput, RawStream
+from pipeline.ingest.readers import RawInput, RawStream, Watcher
 from pipeline.ingest.report import Report, parquet
+from pipeline.ingest.writing import write_parquet
 from pipeline.schemas.tables import TABLES
 
 
@@ -81,63 +81,73 @@ class Staged:
         return f"(FROM {self.all_rows} ANTI JOIN dropped USING (row))"
 
 
-@contextmanager
-def in_order(engine: DuckDBEngine) -> Iterator[None]:
-    """While a table is written: one thread, and joins whose left side streams.
+def write(build: Build, query: str, path: Path) -> None:
+    """Write the result of a query, which says the order of all its rows, so that the bytes are always the same."""
+    result = build.engine.batches(query)
+    write_parquet(path, result.schema, result)
 
-    Otherwise DuckDB gives up the order of the rows behind a join, and the bytes of a Parquet file vary from run to run.
-    The raw text is parsed in a thread of its own, so that two are at work all the same.
+
+def load(
+    build: Build,
+    name: str,
+    path: Path,
+    query: str = "",
+    *,
+    watchers: Sequence[Watcher] = (),
+    scratch: bool = False,
+) -> None:
+    """Stream a raw file, as it is or through a query over `raw_rows`, into a Parquet file; note what went by.
+
+    The query says the order of all its rows. Raises InputError, with the line, for a value that the file cannot hold,
+    and for a damaged file.
     """
-    engine.sql("SET threads = 1")
-    engine.sql("SET disabled_optimizers = 'build_side_probe_side'")
+    log.info("reading %s", build.inputs[name].path)
+    with RawStream(build.inputs[name], watchers) as stream:
+        try:
+            if query:
+                with raw_rows(build.engine, stream):
+                    write(build, query, path)
+            else:
+                write_parquet(path, stream.schema, stream.batches(), scratch=scratch)
+        except Exception:
+            if stream.error is None:
+                raise
+            raise explain(stream.source, stream.error) from None
+    build.report.add_file(stream)
+
+
+@contextmanager
+def raw_rows(engine: DuckDBEngine, stream: RawStream) -> Iterator[None]:
+    """The stream as the table `raw_rows`, on the left of joins, so that it passes by and is never held in memory."""
+    engine.connection.register("raw_rows", stream.reader())
+    engine.sql("SET disabled_optimizers = 'join_order,build_side_probe_side'")  # they would guess: it has no length
     try:
         yield
     finally:
         engine.sql("RESET disabled_optimizers")
-        engine.sql(f"SET threads = {engine.runtime.cores}")
+        engine.connection.unregister("raw_rows")
 
 
-def write(build: Build, query: str, name: str) -> None:
-    """Write the table `name`, in the order of the query, always with the same bytes."""
-    with in_order(build.engine):
-        build.engine.copy(query, build.path(name))
+def stage(build: Build, name: str, *keys: str, scratch: bool = False) -> Staged:
+    """All rows of a raw file, in its order, as an intermediate file; nothing is dropped from it yet.
 
-
-def load(build: Build, name: str, path: Path, query: str = "FROM raw_rows", order: KeyOrder | None = None) -> None:
-    """Stream a raw file through a query (over `raw_rows`) into a Parquet file; note in the report what went by.
-
-    Raises InputError, with the line, for a value that the file cannot hold, and for a damaged file.
+    scratch: the file will never be the table itself.
     """
-    log.info("reading %s", build.inputs[name].path)
-    connection = build.engine.connection
-    with RawStream(build.inputs[name], (order,) if order else ()) as stream:
-        connection.register("raw_rows", stream.reader())
-        try:
-            with in_order(build.engine):
-                build.engine.copy(query, path)
-        except duckdb.Error:
-            if stream.error is None:
-                raise
-            raise explain(stream.source, stream.error) from None
-        finally:
-            connection.unregister("raw_rows")
-    build.report.add_file(stream)
-
-
-def stage(build: Build, name: str, *keys: str) -> Staged:
-    """All rows of a raw file, in its order, as an intermediate file; nothing is dropped from it yet."""
     staged = Staged(build.inputs[name], build.engine.scratch(f"{name}.parquet"), KeyOrder(*keys))
-    load(build, name, staged.path, order=staged.order)
+    load(build, name, staged.path, watchers=(staged.order,), scratch=scratch)
     build.engine.sql("CREATE OR REPLACE TEMP TABLE dropped (row BIGINT)")
     return staged
 
 
-def finish(build: Build, staged: Staged, *, by: str = "") -> None:
-    """Make the table of a staged file whose columns need no work: drop what is to be dropped, sort it if it must be."""
+def finish(build: Build, staged: Staged, *, by: str = "row") -> None:
+    """Make the table of a staged file whose columns need no work: drop what is to be dropped, sort it if it must be.
+
+    by: the order, as SQL; the names of columns only if they are those whose order was watched.
+    """
     name = staged.source.spec.name
     ((dropped,),) = build.engine.sql("SELECT count(*) FROM dropped")
-    if not dropped and (staged.order.strict or not by):
+    if not dropped and (staged.order.strict or by == "row"):
         shutil.move(staged.path, build.path(name))
         return
-    write(build, f"SELECT {', '.join(TABLES[name])} FROM {staged.rows} ORDER BY {by or 'row'}", name)
+    write(build, f"SELECT {', '.join(TABLES[name])} FROM {staged.rows} ORDER BY {by}", build.path(name))
     staged.path.unlink()

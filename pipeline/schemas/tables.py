@@ -2,8 +2,8 @@
 
 Ids are unsigned 32-bit, `timestamp` and `publish_time` are milliseconds after the competition's epoch (int64; see
 `raw.EPOCH_MS`), the geo_location is split at `>` into country, state and dma, and a user is a dense number: `user_id`
-counts the distinct uuids of events in the order of the text, `users` keeps the map. Page views of users without an
-event have a null user_id. What a raw file leaves unknown is null.
+counts the distinct uuids of events in the order of the text, `users` keeps the map. What a raw file leaves unknown is
+null.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ TABLES: dict[str, dict[str, str]] = {
         "dma": "VARCHAR",
     },
     "users": {"user_id": "UINTEGER", "uuid": "VARCHAR"},  # sorted by user_id
-    "page_views": {  # in the order of the file; no rows if there is none or data.page_views is none
+    # Page views of the users who have an event, sorted by user_id, timestamp, document_id, then the other columns. This
+    # and the next have no rows if there is no raw file or data.page_views is none.
+    "page_views": {
         "user_id": "UINTEGER",
         "document_id": "UINTEGER",
         "timestamp": "BIGINT",
@@ -33,6 +35,8 @@ TABLES: dict[str, dict[str, str]] = {
         "dma": "VARCHAR",
         "traffic_source": "UTINYINT",
     },
+    # How often anybody, with or without an event, viewed a document on a day (timestamp // raw.DAY_MS); sorted by both.
+    "document_views": {"document_id": "UINTEGER", "day": "SMALLINT", "views": "BIGINT"},
     "promoted_content": {
         "ad_id": "UINTEGER",
         "document_id": "UINTEGER",

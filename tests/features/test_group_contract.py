@@ -22,6 +22,7 @@ from pipeline.features.smoothing import SmoothingConfig
 from pipeline.metrics import reciprocal_rank
 from pipeline.schemas.features import MULTI_TYPE, SCOPES, Scope, read_columns
 from pipeline.schemas.impressions import PARTS, SplitInfo
+from pipeline.schemas.raw import DAY_MS
 from pipeline.views import ViewsConfig, write_views
 from tests.discovery import feature_groups
 
@@ -288,6 +289,8 @@ def views_before(tables: Path, copy: Path, time: int) -> Path:
     earlier = views.filter(pa.array(views["timestamp"].to_numpy() < time))
     assert 0 < earlier.num_rows < views.num_rows
     pq.write_table(earlier, copy / "page_views.parquet")
+    days = pq.read_table(copy / "document_views.parquet")
+    pq.write_table(days.filter(pa.array(days["day"].to_numpy() < time // DAY_MS)), copy / "document_views.parquet")
     return copy
 
 

@@ -54,6 +54,7 @@ class World:
         self.paths: dict[str, Path] = {}
         self.page_views = "full"
         self.threads = 0
+        self.memory_limit = "1GB"
 
     def change(self, name: str, old: str, new: str) -> None:
         """Replace a piece of a file, which must be there."""
@@ -89,7 +90,9 @@ class World:
             files[name] = str(path)
         manifest = {"source": "directory", "page_views": self.page_views, "files": files}
         (self.raw / "manifest.json").write_text(json.dumps(manifest))
-        runtime = RuntimeConfig(threads=self.threads, temp_directory=str(self.folder / "tmp"), memory_limit="1GB")
+        runtime = RuntimeConfig(
+            threads=self.threads, temp_directory=str(self.folder / "tmp"), memory_limit=self.memory_limit
+        )
         with DuckDBEngine(runtime) as engine:
             ingest(self.raw, self.out, self.report_path, engine, IngestConfig(**policies))  # type: ignore[arg-type]
         report: dict[str, Any] = read_json(self.report_path)

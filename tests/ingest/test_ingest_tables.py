@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.csv as pcsv
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.schemas.raw import EPOCH_MS
+from pipeline.ingest import page_views
+from pipeline.schemas.raw import DAY_MS, EPOCH_MS
 from pipeline.schemas.tables import TABLES
 from pipeline.stages.ingest import main
 
@@ -76,11 +77,8 @@ def test_values(world: World) -> None:
         (4, 0, 102, 950400000, None, None, None, None),
         (5, 3, 100, 1209599999, None, None, None, None),
     ]
-    assert world.table("page_views") == [
-        (None, 100, 5, 1, "GB", "H9", None, 1),
-        (0, 101, 7, 2, "US", "CA", "807", 2),
-        (2, 100, 3, 3, "EU", None, None, 3),
-    ]
+    assert world.table("page_views") == [(0, 101, 7, 2, "US", "CA", "807", 2), (2, 100, 3, 3, "EU", None, None, 3)]
+    assert world.table("document_views") == [(100, 0, 2), (101, 0, 1)]
     published = 1465084800000 - EPOCH_MS
     assert world.table("documents_meta") == [
         (200, 1, 603, published), (100, None, None, None), (201, 2, 603, None),
@@ -131,20 +129,65 @@ def test_unsorted_files_are_sorted(world: World) -> None:
         assert world.table(name) == rows
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_many_batches_keep_order_and_bytes(world: World, threads: int) -> None:
-    rows = (f"u{i * 7919 % 1000},{i % 50},{i},{i % 3 + 1},US>CA>{i % 9},{i % 3 + 1}\n" for i in range(300_000))
-    world.text["page_views"] = str(world.text["page_views"]).splitlines()[0] + "\n" + "".join(rows)
-    world.change("events", "1,cc,", "1,u7,")
-    world.threads = threads
+def many_views(world: World, rows: int) -> list[tuple[int, int, int]]:
+    """Give the world page views in many batches; (number of the user, document, timestamp) of each."""
+    views = [(i * 7919 % 1000, i * 31 % 50, i * 104_729 % (15 * DAY_MS)) for i in range(rows)]
+    lines = (f"u{u:03},{d},{t},{t % 3 + 1},US>CA>{t % 9},{d % 3 + 1}\n" for u, d, t in views)
+    world.text["page_views"] = str(world.text["page_views"]).splitlines()[0] + "\n" + "".join(lines)
+    events = "".join(f"{i + 6},u{i:03},100,{i},1,US\n" for i in range(0, 1000, 3))
+    world.text["events"] = str(world.text["events"]) + events
+    return views
+
+
+def test_page_views_of_users_with_an_event_are_kept_and_all_are_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_views, "PENDING", 1000)
+    views = many_views(world, 300_000)
+    report = world.run()
+    users = {uuid: number for number, uuid in world.table("users")}
+    known = sorted((users[f"u{u:03}"], t, d) for u, d, t in views if u % 3 == 0)
+    assert [(row[0], row[2], row[1]) for row in world.table("page_views")] == known
+    assert 0 < len(known) < len(views)
+    assert world.table("document_views") == [
+        (*key, n) for key, n in sorted(Counter((d, t // DAY_MS) for _, d, t in views).items())
+    ]
+    assert report["page_views"] == {
+        "read": "page_views",
+        "wanted": "full",
+        "rows": len(views),
+        "rows_of_users_with_events": len(known),
+        "rows_left_out": len(views) - len(known),
+        "first_timestamp": 0,
+        "last_timestamp": max(t for _, _, t in views),
+    }
+
+
+def test_the_order_of_page_views_in_the_file_changes_nothing(world: World) -> None:
+    many_views(world, 10_000)
     world.run()
-    table = pq.read_table(world.out / "page_views.parquet")
-    assert table["timestamp"].to_pylist() == list(range(300_000))
-    assert table["user_id"].null_count == 300_000 - 300
     first = hashes(world.out)
-    world.threads = 2
+    header, *lines = str(world.text["page_views"]).splitlines()
+    world.text["page_views"] = "\n".join([header, *lines[::-1]]) + "\n"
     world.run()
     assert hashes(world.out) == first
+
+
+@pytest.mark.parametrize(("threads", "memory_limit"), [(1, "1GB"), (2, "80MB"), (4, "1GB")])
+def test_neither_threads_nor_memory_change_a_byte(world: World, threads: int, memory_limit: str) -> None:
+    many_views(world, 300_000)
+    world.run()
+    first = hashes(world.out)
+    world.threads, world.memory_limit = threads, memory_limit
+    world.run()
+    assert hashes(world.out) == first
+
+
+def test_views_outside_of_the_days_are_counted_too(world: World) -> None:
+    world.change("page_views", "zz,100,5,", "zz,100,-5,")
+    world.change("page_views", "cc,100,3,", "cc,100,999999999999999999,")
+    world.run()
+    assert world.table("document_views") == [(100, -1, 1), (100, 32767, 1), (101, 0, 1)]
 
 
 @pytest.mark.parametrize("name", ["events", "page_views", "clicks_train"])
@@ -169,15 +212,15 @@ def test_page_views_fall_back(world: World) -> None:
     report = world.run()
     assert report["page_views"]["read"] == "page_views_sample"
     assert any("page_views_sample was read instead" in w for w in report["warnings"])
-    assert len(world.table("page_views")) == 3
+    assert len(world.table("page_views")) == 2
     del world.text["page_views_sample"]
     report = world.run()
     assert report["page_views"]["read"] == "none"
     assert any("the table page_views is empty" in w for w in report["warnings"])
-    assert pq.read_table(world.out / "page_views.parquet").num_rows == 0
+    assert world.table("page_views") == world.table("document_views") == []
 
 
-@pytest.mark.parametrize(("wanted", "rows"), [("full", 3), ("sample", 2), ("none", 0)])
+@pytest.mark.parametrize(("wanted", "rows"), [("full", 2), ("sample", 1), ("none", 0)])
 def test_page_views_as_wanted(world: World, wanted: str, rows: int) -> None:
     full = str(world.text["page_views"])
     world.text["page_views_sample"] = full.rsplit("\n", 2)[0] + "\n"
@@ -223,4 +266,4 @@ def test_real_rows(world: World) -> None:
     examples = [text[:4] for dirt in meta["dirt"].values() for text in dirt["examples"]]
     assert {"1940", "2104", "3008"} <= set(examples)
     assert meta["nulls"]["publish_time"] == 1911
-    assert report["tables"]["page_views"] == 49_999
+    assert report["page_views"]["rows"] == 49_999
