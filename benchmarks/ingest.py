@@ -1,0 +1,131 @@
+"""Ingest against DuckDB's bare COPY of the same files with the same types, in one run on one machine.
+
+    PYTHONPATH=. python benchmarks/ingest.py /scratch/folder --displays 500000
+
+A world is simulated below the folder (about 4 kB of CSV a display; it goes at the end). Ours does all that the stage
+does for a table: it checks every value and display, notes dirt, drops and sorts; of page views it keeps those of users
+with an event and counts the others. The bare COPY checks nothing but types. A zip streams through both: ours inflates
+it, DuckDB reads `unzip -p` from /dev/stdin. Contestants run in a process each and take turns; shown is the least of
+their seconds (of the work itself, without the start of Python), and the most memory of any run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import duckdb
+
+from pipeline.core.duckdb_engine import DuckDBEngine
+from pipeline.core.runtime import RuntimeConfig
+from pipeline.ingest.config import IngestConfig
+from pipeline.ingest.page_views import page_views
+from pipeline.ingest.readers import open_input
+from pipeline.ingest.report import Report
+from pipeline.ingest.staging import Build
+from pipeline.ingest.tables import clicks_train, events
+from pipeline.schemas.raw import RAW_FILES
+from pipeline.sources.simulated import SimulatedSource, SimulationConfig
+
+FILES = ("clicks_train.csv", "events.csv", "page_views.csv", "page_views.csv.zip")
+ROUNDS = 3
+
+
+def ours(path: Path, folder: Path, runtime: RuntimeConfig) -> None:
+    """The table of a raw file, as the stage makes it; page views need the table of users, which is there."""
+    name = path.name.partition(".")[0]
+    with DuckDBEngine(runtime) as engine:
+        build = Build(engine, IngestConfig(), {name: open_input(RAW_FILES[name], path)}, folder, Report())
+        {"clicks_train": clicks_train, "events": events, "page_views": lambda b: page_views(b, "full")}[name](build)
+
+
+def bare(path: Path, folder: Path, runtime: RuntimeConfig) -> None:
+    """DuckDB's COPY; of a zip, from standard input."""
+    columns = {
+        c.name: "UTINYINT" if c.name == "platform" else c.sql for c in RAW_FILES[path.name.partition(".")[0]].columns
+    }
+    source = "/dev/stdin" if path.suffix == ".zip" else str(path)
+    options = {"threads": runtime.cores, "memory_limit": runtime.memory_limit, "temp_directory": str(folder / "tmp")}
+    with duckdb.connect(config=options) as connection:
+        connection.execute(
+            f"COPY (SELECT * FROM read_csv('{source}', columns = {columns}, header = true, delim = ',', quote = '', "
+            rf"nullstr = ['', '\N'])) TO '{folder / 'bare.parquet'}' (FORMAT parquet, COMPRESSION zstd)"
+        )
+
+
+def one(contestant: str, path: Path, folder: Path, runtime: RuntimeConfig) -> None:
+    """Run one contestant in this process and print what it took, as JSON."""
+    start, cpu = time.perf_counter(), time.process_time()
+    {"ours": ours, "bare": bare}[contestant](path, folder, runtime)
+    took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+    print(json.dumps(took | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+def run(contestant: str, path: Path, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    command = [sys.executable, __file__, str(folder), "--threads", str(options.threads), "--memory", options.memory]
+    command += ["--one", contestant, "--file", str(path)]
+    if contestant == "ours" or path.suffix != ".zip":
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    with subprocess.Popen(["unzip", "-p", str(path)], stdout=subprocess.PIPE) as unzip:
+        result = subprocess.run(command, check=True, stdout=subprocess.PIPE, stdin=unzip.stdout, text=True)
+    return json.loads(result.stdout)
+
+
+def world(folder: Path, displays: int) -> None:
+    """Simulate the raw files and zip the page views."""
+    SimulatedSource(SimulationConfig(displays=displays, seed=1), folder, folder).prepare()
+    with zipfile.ZipFile(folder / "page_views.csv.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        archive.write(folder / "page_views.csv", "page_views.csv")
+
+
+def compare(folder: Path, options: argparse.Namespace) -> None:
+    """Let the contestants take turns, and print a line for each file."""
+    print(f"{options.displays} displays, {options.threads} threads, {options.memory}; seconds (CPU seconds, peak MB)")
+    print(f"{'file':20}{'MB':>8}{'ours':>26}{'bare COPY':>26}{'ratio':>8}")
+    for name in FILES:
+        found: dict[str, list[dict[str, float]]] = {"ours": [], "bare": []}
+        for _ in range(ROUNDS):
+            for contestant, runs in found.items():
+                runs.append(run(contestant, folder / name, folder, options))
+        best = {who: min(took["seconds"] for took in runs) for who, runs in found.items()}
+        shown = [
+            f"{best[who]:.2f} ({min(r['cpu'] for r in runs):.2f}, {max(r['peak'] for r in runs):.0f})"
+            for who, runs in found.items()
+        ]
+        size = (folder / name).stat().st_size / 1e6
+        print(f"{name:20}{size:8.0f}{shown[0]:>26}{shown[1]:>26}{best['ours'] / best['bare']:8.2f}", flush=True)
+
+
+def main() -> None:
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("folder", type=Path, help="where the world is made, and removed at the end")
+    command.add_argument("--displays", type=int, default=500_000, help="of the world; the competition has 23,120,126")
+    command.add_argument("--threads", type=int, default=RuntimeConfig().cores)
+    command.add_argument("--memory", default="4GB", help="DuckDB's memory limit")
+    command.add_argument("--one", choices=("ours", "bare"), help=argparse.SUPPRESS)
+    command.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    options = command.parse_args()
+    if options.one:
+        runtime = RuntimeConfig(
+            threads=options.threads, memory_limit=options.memory, temp_directory=str(options.folder / "tmp")
+        )
+        one(options.one, options.file, options.folder, runtime)
+        return
+    folder = options.folder / "ingest-benchmark"
+    folder.mkdir(parents=True)
+    try:
+        world(folder, options.displays)
+        compare(folder, options)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
