@@ -1,6 +1,6 @@
 """Ingest against DuckDB's bare COPY of the same files with the same types, in one run on one machine.
 
-    PYTHONPATH=. python benchmarks/ingest.py /scratch/folder --displays 500000
+    PYTHONPATH=. python benchmarks/ingest.py FOLDER --displays 500000
 
 A world is simulated below the folder (about 4 kB of CSV a display; it goes at the end). Ours does all that the stage
 does for a table: it checks every value and display, notes dirt, drops and sorts; of page views it keeps those of users
