@@ -47,3 +47,20 @@ def rates(history: Rows, rows: Rows, *, out_of_fold: bool, folds: int, strength:
             found |= dict(zip((f"{name}_shows", f"{name}_rate", f"{name}_lift"), known[at], strict=True))
         result.append(found)
     return result
+
+
+def grouped(rows: Rows, keys: list[str]) -> dict[tuple[Any, ...], Rows]:
+    """Rows by what they have in common; those that lack one of the keys are left out."""
+    found = defaultdict(list)
+    for row in rows:
+        if all(row[key] is not None for key in keys):
+            found[tuple(row[key] for key in keys)].append(row)
+    return found
+
+
+def clicks_and_expected(rows: Rows, row: dict[str, Any], *, out_of_fold: bool, folds: int) -> tuple[float, float]:
+    """Of some rows of history the clicks and the expected clicks that `row` may know."""
+    scale = folds / (folds - 1) if out_of_fold else 1.0
+    own = fold_of(row["display_id"], folds)
+    chosen = [other for other in rows if not out_of_fold or fold_of(other["display_id"], folds) != own]
+    return sum(r["clicked"] for r in chosen) * scale, sum(27_720 // r["ads"] for r in chosen) * scale / 27_720

@@ -28,7 +28,7 @@ AD_KEYS = {
     "campaign": "campaign_id",
     "advertiser": "advertiser_id",
 }
-_COUNTS = ("shows", "clicks", "expected")
+COUNTS = ("shows", "clicks", "expected")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,23 +52,43 @@ def fold(table: ir.Table, folds: int) -> ir.Column:
     return ((table.display_id.cast("int64") % 2**31 * 2_654_435_761) // 65_536 % folds).cast("int8")
 
 
-def _count(history: ir.Table, by: list[str]) -> ir.Table:
-    return history.group_by(by).aggregate(
+def counts(history: ir.Table, keys: list[str], folds: int) -> ir.Table:
+    """keys, fold -> shows, clicks and expected clicks (in 1/UNITS) of history's rows in each fold of displays; rows of
+    which a key is unknown are left out."""
+    history = history.filter(*(history[key].notnull() for key in keys)).mutate(fold=fold(history, folds))
+    return history.group_by([*keys, "fold"]).aggregate(
         shows=history.count().cast("int64"),
         clicks=history.clicked.cast("int64").sum().cast("int64"),
         expected=(ibis.literal(UNITS, "int64") // history.ads.cast("int64")).sum().cast("int64"),
     )
 
 
-def counts_of_key(history: ir.Table, key: str, folds: int, part: Part) -> ir.Table:
-    """A look-up by `key` (for history also by `fold`): its shows, clicks and expected clicks (in 1/UNITS)."""
-    history = history.filter(history[key].notnull())
-    total = _count(history, [key])
+def sums(counted: ir.Table, keys: list[str]) -> ir.Table:
+    """The same counts by fewer keys."""
+    return counted.group_by(keys).aggregate(**{name: counted[name].sum().cast("int64") for name in COUNTS})
+
+
+def known(counted: ir.Table, keys: list[str], part: Part) -> ir.Table:
+    """What a row may know of `counts`. target: keys -> the counts of all folds; history: keys, fold -> those of all
+    other folds, if there is any."""
+    total = sums(counted, keys)
     if part == "target":
         return total
-    own = _count(history.mutate(fold=fold(history, folds)), [key, "fold"])
-    joined = own.left_join(total, key, rname="{name}_total")
-    return joined.select(key, "fold", **{name: joined[f"{name}_total"] - joined[name] for name in _COUNTS})
+    joined = counted.inner_join(total, keys, rname="{name}_total")
+    others = {name: joined[f"{name}_total"] - joined[name] for name in COUNTS}
+    return joined.filter(others["shows"] > 0).select(*keys, "fold", **others)
+
+
+def base_rate(inputs: Inputs) -> ir.Value:
+    """History's click rate."""
+    history = inputs.history
+    clicks = history.aggregate(clicks=history.clicked.cast("int64").sum(), shows=history.count())
+    return inputs.once(clicks.select(rate=clicks.clicks.cast("float64") / clicks.shows)).rate.as_scalar()
+
+
+def scale(inputs: Inputs) -> float:
+    """By how much out-of-fold counts are enlarged, so that they are those of the whole history."""
+    return inputs.smoothing.folds / (inputs.smoothing.folds - 1) if inputs.part == "history" else 1.0
 
 
 def add_rates(inputs: Inputs, keys: dict[str, str]) -> ir.Table:
@@ -79,15 +99,12 @@ def add_rates(inputs: Inputs, keys: dict[str, str]) -> ir.Table:
     mistake a small display for a good ad. A key that history does not know has the base rate and lift 0. All float64.
     """
     history, strength, folds = inputs.history, inputs.smoothing.strength, inputs.smoothing.folds
-    clicks = history.aggregate(clicks=history.clicked.cast("int64").sum(), shows=history.count())
-    base = inputs.once(clicks.select(rate=clicks.clicks.cast("float64") / clicks.shows)).rate.as_scalar()
-    scale = folds / (folds - 1) if inputs.part == "history" else 1.0
-    table = inputs.impressions.mutate(fold=fold(inputs.impressions, folds), prior=strength * base)
+    table = inputs.impressions.mutate(fold=fold(inputs.impressions, folds), prior=strength * base_rate(inputs))
     for name, key in keys.items():
-        lookup = inputs.once(counts_of_key(history, key, folds, inputs.part))
+        lookup = inputs.once(known(inputs.once(counts(history, [key], folds)), [key], inputs.part))
         by = {key: key, "fold": "fold"} if inputs.part == "history" else {key: key}
-        table = look_up(table, lookup.rename({f"{name}_{count}": count for count in _COUNTS}), by)
-        counted = {count: table[f"{name}_{count}"].fill_null(0) * scale for count in _COUNTS}
+        table = look_up(table, lookup.rename({f"{name}_{count}": count for count in COUNTS}), by)
+        counted = {count: table[f"{name}_{count}"].fill_null(0) * scale(inputs) for count in COUNTS}
         clicked = counted["clicks"] + table.prior
         table = table.mutate(
             **{

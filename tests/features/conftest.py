@@ -68,3 +68,9 @@ def values_of(
         }
 
     return compute
+
+
+@pytest.fixture(scope="session")
+def documents(sparse: tuple[Path, Path]) -> dict[int, dict[str, Any]]:
+    """What is known of each document."""
+    return {row["document_id"]: row for row in pq.read_table(sparse[0] / "documents_meta.parquet").to_pylist()}

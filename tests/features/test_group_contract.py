@@ -94,7 +94,20 @@ def shuffle_within_displays(seed: int) -> Callable[[pa.Table], Labels]:
 
 
 def test_groups_were_found() -> None:
-    assert {"ids", "context", "views", "affinity", "leak", "rates", "rivals", "exposure", "trends"} <= set(GROUPS)
+    found = {
+        "ids",
+        "context",
+        "views",
+        "affinity",
+        "leak",
+        "rates",
+        "crosses",
+        "rivals",
+        "documents",
+        "exposure",
+        "trends",
+    }
+    assert found <= set(GROUPS)
     assert LABELLED
     assert WITHOUT_LABELS
     assert CAUSAL

@@ -1,34 +1,18 @@
-"""Ids, topics, hours, regions and ages against plain loops."""
+"""Ids, topics, hours and regions against plain loops."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import pytest
 
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 
 
-@pytest.fixture(scope="session")
-def documents(sparse: tuple[Path, Path]) -> dict[int, dict[str, Any]]:
-    """What is known of each document."""
-    return {row["document_id"]: row for row in pq.read_table(sparse[0] / "documents_meta.parquet").to_pylist()}
-
-
-def age(timestamp: int | None, published: int | None) -> float | None:
-    if timestamp is None or published is None:
-        return None
-    days = (timestamp - published) / DAY_MS
-    return math.copysign(math.log1p(abs(days)), days)
-
-
-def test_context(values_of: Callable[..., Any], documents: dict[int, dict[str, Any]]) -> None:
-    signs = set()
+def test_context(values_of: Callable[..., Any]) -> None:
     for rows, found in values_of("context").values():
         for row, values in zip(rows, found, strict=True):
             time = row["timestamp"]
@@ -38,14 +22,6 @@ def test_context(values_of: Callable[..., Any], documents: dict[int, dict[str, A
                 "region": None if row["state"] is None else f"{row['country']}>{row['state']}",
             }
             assert {name: values[name] for name in expected} == expected, row
-            for side, key in (("page", "document_id"), ("ad", "ad_document_id")):
-                wanted = age(time, documents.get(row[key], {}).get("publish_time"))
-                if wanted is None:
-                    assert values[f"{side}_age"] is None, row
-                else:
-                    assert values[f"{side}_age"] == pytest.approx(wanted, rel=1e-5, abs=1e-6), row
-                signs.add(None if wanted is None else wanted > 0)
-    assert signs == {None, False, True}, "the world should hold unknown ages and documents published after the display"
 
 
 def test_ids(values_of: Callable[..., Any], sparse: tuple[Path, Path], documents: dict[int, dict[str, Any]]) -> None:

@@ -1,0 +1,92 @@
+"""Page and promoted document side by side: how old they are, whether they are alike, how often they are viewed."""
+
+from __future__ import annotations
+
+import ibis
+import ibis.expr.types as ir
+
+from pipeline.core.relational import look_up
+from pipeline.features.base import Group, Inputs
+from pipeline.features.subjects import SUBJECTS, Subject, about
+from pipeline.schemas.features import Column
+from pipeline.schemas.raw import DAY_MS
+
+#: What page and promoted document may have in common.
+_SHARED = ("source", "publisher", *SUBJECTS)
+_SIDES = {"page": "document_id", "ad": "ad_document_id"}
+
+
+def build(inputs: Inputs) -> ir.Table:
+    table = inputs.impressions
+    meta = inputs.table("documents_meta").select("document_id", "source_id", "publisher_id", "publish_time")
+    strongest = [inputs.once(_strongest(inputs, subject)) for subject in SUBJECTS]
+    for side, key in _SIDES.items():
+        for known in (meta, *strongest):
+            names = {f"{side}_{name}": name for name in known.columns if name != "document_id"}
+            table = look_up(table, known.rename(names), {key: "document_id"})
+    for side, key in _SIDES.items():
+        table = _add_views_before(inputs, table, side, key)
+    return table.mutate(
+        page_age=_signed_log(table.timestamp - table.page_publish_time),
+        ad_age=_signed_log(table.timestamp - table.ad_publish_time),
+        page_ad_age=_signed_log(table.ad_publish_time - table.page_publish_time),
+        **{f"same_{name}": table[f"page_{name}_id"] == table[f"ad_{name}_id"] for name in _SHARED},
+    )
+
+
+def _signed_log(milliseconds: ir.Value) -> ir.Value:
+    """Signed log(1 + days): the first days matter most."""
+    days = milliseconds.cast("float64") / DAY_MS
+    return days.sign() * (days.abs() + 1).ln()
+
+
+def _strongest(inputs: Inputs, subject: Subject) -> ir.Table:
+    """document_id -> SUBJECT_id: what the document is most surely about; of equals the lowest id."""
+    table = about(inputs, subject)
+    surest = ibis.window(group_by="document_id", order_by=[table.weight.desc(), table.id])
+    table = table.mutate(place=ibis.row_number().over(surest))
+    return table.filter(table.place == 0).select("document_id", **{f"{subject}_id": "id"})
+
+
+def _add_views_before(inputs: Inputs, table: ir.Table, side: str, key: str) -> ir.Table:
+    """Add `SIDE_views_before`: log(1 + views of the document by anybody on the days before the display's)."""
+    table = table.mutate(day=table.timestamp // DAY_MS)
+    asked = table.select(document_id=table[key], asked_day=table.day).distinct()
+    views = inputs.once(_daily_views(inputs))
+    views = asked.inner_join(views, ["document_id", asked.asked_day > views.day])
+    counted = views.group_by(["document_id", "asked_day"]).aggregate(before=views.views.sum().cast("int64"))
+    table = look_up(table, counted, {key: "document_id", "day": "asked_day"})
+    return table.mutate(**{f"{side}_views_before": (table.before.fill_null(0) + 1).ln()}).drop("before", "day")
+
+
+def _daily_views(inputs: Inputs) -> ir.Table:
+    """document_id, day, views: how often anybody viewed a document on each day."""
+    views = inputs.table("page_views")
+    views = views.mutate(day=views.timestamp // DAY_MS)
+    return views.group_by(["document_id", "day"]).aggregate(views=views.count())
+
+
+def _number(name: str, meaning: str, scope: str | None = None, per: str = "impression") -> Column:
+    return Column(name=name, kind="numeric", dtype="float32", meaning=meaning, scope=scope, per=per)  # type: ignore[arg-type]
+
+
+GROUP = Group(
+    scope="static",
+    columns=(
+        _number("page_age", "age of the page, log days", per="display"),
+        _number("ad_age", "age of the promoted document, log days"),
+        _number("page_ad_age", "how much later than the page the promoted document was published, log days"),
+        *(
+            Column(
+                name=f"same_{name}",
+                kind="categorical",
+                dtype="uint8",
+                meaning=f"whether page and promoted document have the same{' strongest' * (name in SUBJECTS)} {name}",
+            )
+            for name in _SHARED
+        ),
+        _number("page_views_before", "log(1 + views of the page on the days before)", "time-causal", "display"),
+        _number("ad_views_before", "log(1 + views of the promoted document on the days before)", "time-causal"),
+    ),
+    build=build,
+)
