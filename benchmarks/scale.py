@@ -1,0 +1,274 @@
+"""What each stage costs as the data grows: worlds of 1/160, 1/80, 1/40 ... of the competition, from CSV to codes.
+
+    python -m benchmarks.scale                     # up to 1/40: 51 million page views, some 5 GB of scratch disk
+    python -m benchmarks.scale --upto 10           # up to 1/10
+    python -m benchmarks.scale --check-bytes       # and whether threads or memory change a byte of any output
+
+Displays, ads, users, documents and page views all grow in proportion. Each stage runs as its own process, as DVC runs
+it. The growth is fitted on a log-log scale; what the whole competition would cost is the largest world's cost, grown by
+that power (in time at least in proportion), beside the budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import shutil
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+from benchmarks.measure import GIB, ROOT, Cost, machine, measured, size_of, stage, table
+from pipeline.sources.simulation.scale import DISPLAYS
+
+SPLITS = ("validation", "submission")
+#: stages -> minutes and GiB that the whole competition may cost; both splits together.
+BUDGET = {"ingest": (90, 4), "split, views, features": (180, 12), "encode": (30, 8)}
+RESULT = ROOT / "benchmarks" / "results" / "scale.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One stage of one world. rows: that it read or described. disk: bytes that it left."""
+
+    stage: str
+    split: str
+    cost: Cost
+    rows: int
+    disk: int
+
+    @property
+    def budget(self) -> str:
+        return self.stage if self.stage in BUDGET else "split, views, features"
+
+
+def write_params(world: Path, displays: int, memory_limit: str, threads: int) -> Path:
+    """The repository's parameters but for the size of the world and the machine."""
+    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["data"]["source"] = "simulated"
+    params["simulation"]["displays"] = displays
+    params["runtime"] |= {"memory_limit": memory_limit, "threads": threads, "temp_directory": str(world / "tmp")}
+    world.mkdir(parents=True, exist_ok=True)
+    (world / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    return world / "params.yaml"
+
+
+def stages(raw: Path, world: Path, params: Path) -> Iterator[Run]:
+    """Run ingest, split, views, every feature group and encode, one after the other, for both splits."""
+    groups = yaml.safe_load(params.read_text(encoding="utf-8"))["features"]
+
+    def run(name: str, split: str, out: Path, *arguments: object) -> Run:
+        command, _, group = name.partition(" ")
+        told = ["--group", group] if group else []
+        cost = measured(stage(command, "--params", params, "--out", out, *told, *arguments), world / "tmp")
+        return Run(name, split, cost, rows_of(world, split), size_of(out))
+
+    tables = world / "tables"
+    yield run("ingest", "", tables, "--raw", raw, "--report", world / "ingest.json")
+    for split in SPLITS:
+        folders = {name: world / name / split for name in ("splits", "views", "features", "encoded")}
+        inputs = ("--tables", tables, "--split", folders["splits"])
+        yield run("split", split, folders["splits"], "--tables", tables, "--split", split)
+        yield run("views", split, folders["views"], *inputs)
+        for group in groups:
+            out = folders["features"] / group
+            yield run(f"features {group}", split, out, *inputs, "--views", folders["views"])
+        yield run("encode", split, folders["encoded"], "--split", folders["splits"], "--features", folders["features"])
+
+
+def rows_of(world: Path, split: str) -> int:
+    """What a stage has to do: the rows of all raw files for ingest, else the impressions of the split."""
+    if split:
+        return sum(pq.read_metadata(path).num_rows for path in (world / "splits" / split).glob("*.parquet"))
+    report = yaml.safe_load((world / "ingest.json").read_text(encoding="utf-8"))
+    return sum(int(file["rows"]) for file in report["files"].values())
+
+
+def measure_world(scratch: Path, size: int, memory_limit: str, keep: bool) -> tuple[list[Run], dict[str, int]]:
+    """All stages of a world of 1/size of the competition, and how large the world is."""
+    world = scratch / f"world-{size}"
+    params = write_params(world, round(DISPLAYS / size), memory_limit, 0)
+    make_raw(world, params)
+    runs = []
+    for run in stages(world / "raw", world, params):
+        runs.append(run)
+        shown = (
+            f"{run.cost.seconds:8.1f} s {run.cost.peak / GIB:6.2f} GiB {run.cost.temporary / GIB:6.2f} GiB temporary"
+        )
+        print(f"1/{size:<5} {run.stage:20} {run.split:11} {shown}", flush=True)
+    report = yaml.safe_load((world / "ingest.json").read_text(encoding="utf-8"))
+    counts = {name: int(file["rows"]) for name, file in report["files"].items()} | {"users": report["events"]["users"]}
+    if not keep:
+        shutil.rmtree(world)
+    return runs, counts
+
+
+def make_raw(world: Path, params: Path) -> None:
+    """The raw files of a world, unless an earlier run kept them."""
+    if not (world / "raw" / "manifest.json").exists():
+        paths = [
+            f"--{option}={world / name}" for option, name in (("out", "raw"), ("truth", "truth"), ("downloads", "k"))
+        ]
+        measured(stage("raw", "--params", params, *paths))
+
+
+# --- growth -------------------------------------------------------------------------------------------------------
+
+
+def exponent(sizes: list[float], costs: list[float]) -> float:
+    """The power of size by which a cost grows: the slope of a straight line on a log-log scale."""
+    if len(sizes) < 2 or min(costs) <= 0:
+        return math.nan
+    x, y = ([math.log(value) for value in values] for values in (sizes, costs))
+    return statistics.linear_regression(x, y).slope
+
+
+def grown(cost: float, power: float, factor: float, least: float) -> float:
+    """A cost at `factor` times the size."""
+    return cost * float(factor ** (least if math.isnan(power) else max(power, least)))
+
+
+def growth(worlds: dict[int, list[Run]]) -> tuple[str, str]:
+    """Two tables: each stage's growth and what the whole would cost; the sums beside the budget."""
+    largest = min(worlds)
+    minutes: dict[str, float] = defaultdict(float)
+    memory: dict[str, float] = defaultdict(float)
+    rows = []
+    for at, last in enumerate(worlds[largest]):
+        sizes = [1 / size for size in worlds]
+        costs = [runs[at].cost for runs in worlds.values()]
+        times, peaks = [float(cost.seconds) for cost in costs], [float(cost.own) for cost in costs]
+        powers = exponent(sizes, times), exponent(sizes, peaks)
+        time = grown(last.cost.seconds, powers[0], largest, least=1.0) / 60
+        peak = grown(last.cost.own, powers[1], largest, least=0.0) / GIB
+        minutes[last.budget] += time
+        memory[last.budget] = max(memory[last.budget], peak)
+        rows.append(
+            [
+                f"{last.stage} {last.split}".strip(),
+                *(f"{time:.1f}" for time in times),
+                f"{powers[0]:.2f}",
+                *(f"{peak / GIB:.2f}" for peak in peaks),
+                f"{powers[1]:.2f}",
+                f"{time:.1f}",
+                f"{peak:.1f}",
+            ]
+        )
+    names = [f"1/{size}" for size in worlds]
+    seconds, gibs = ([f"{unit}, {name}" for name in names] for unit in ("s", "GiB"))
+    header = ["stage", *seconds, "power", *gibs, "power", "whole: min", "whole: GiB"]
+    budget = [
+        [name, f"{minutes[name]:.0f}", allowed[0], f"{memory[name]:.1f}", allowed[1], verdict]
+        for name, allowed in BUDGET.items()
+        for verdict in ["yes" if minutes[name] <= allowed[0] and memory[name] <= allowed[1] else "**no**"]
+    ]
+    head = ["for the whole competition", "minutes", "budget", "GiB", "budget", "within"]
+    return table(header, rows), table(head, budget)
+
+
+def details(runs: list[Run]) -> str:
+    rows = [
+        [
+            f"{run.stage} {run.split}".strip(),
+            f"{run.cost.seconds:.1f}",
+            f"{run.cost.cpu:.1f}",
+            f"{run.rows / run.cost.seconds / 1000:,.0f}",
+            f"{run.cost.peak / GIB:.2f}",
+            f"{run.cost.own / GIB:.2f}",
+            f"{run.cost.temporary / GIB:.2f}",
+            f"{run.disk / GIB:.3f}",
+        ]
+        for run in runs
+    ]
+    header = ["stage", "s", "CPU s", "1000 rows/s", "peak GiB", "without files", "temporary GiB", "output GiB"]
+    return table(header, rows)
+
+
+# --- same bytes ---------------------------------------------------------------------------------------------------
+
+
+def check_bytes(scratch: Path, size: int) -> str:
+    """Run one world at 1 and 2 threads, with 4 and 16 GB, and compare all that the stages write."""
+    base = scratch / "bytes"
+    make_raw(base, write_params(base, round(DISPLAYS / size), "4GB", 0))
+    digests: dict[str, dict[str, str]] = {}
+    for threads in (1, 2):
+        for limit in ("4GB", "16GB"):
+            world = base / f"{threads}-{limit}"
+            params = write_params(world, round(DISPLAYS / size), limit, threads)
+            for _ in stages(base / "raw", world, params):
+                pass
+            digests[f"{threads} thread{'s' * (threads > 1)}, {limit}"] = digest(world)
+            shutil.rmtree(world)
+    shutil.rmtree(base)
+    first = next(iter(digests.values()))
+    rows = [
+        [name, len(found), len({p for p in first | found if first.get(p) != found.get(p)})]
+        for name, found in digests.items()
+    ]
+    for name, found in digests.items():
+        for path in sorted(first | found):
+            if first.get(path) != found.get(path):
+                print(f"differs with {name}: {path}")
+    return table([f"1/{size} of the competition", "files", "that differ from the first"], rows)
+
+
+def digest(world: Path) -> dict[str, str]:
+    """The hash of each file that the stages wrote."""
+    found = {}
+    for folder in ("tables", "splits", "views", "features", "encoded"):
+        for path in sorted((world / folder).rglob("*")):
+            if path.is_file():
+                with path.open("rb") as file:
+                    found[str(path.relative_to(world))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--start", type=int, default=160, help="the smallest world is 1/START (default: 160)")
+    parser.add_argument("--upto", type=int, default=40, help="the largest world is 1/UPTO, by halves (default: 40)")
+    parser.add_argument("--memory-limit", default="4GB", help="of the engine (default: 4GB)")
+    parser.add_argument("--scratch", type=Path, default=ROOT / "data" / "scale", help="folder (default: data/scale)")
+    parser.add_argument("--keep", action="store_true", help="keep the worlds")
+    parser.add_argument("--check-bytes", action="store_true", help="compare outputs over threads and memory limits")
+    parser.add_argument("--out", type=Path, default=RESULT, help=f"the report (default: {RESULT.relative_to(ROOT)})")
+    options = parser.parse_args()
+    sizes = [options.start]
+    while sizes[-1] // 2 >= options.upto:
+        sizes.append(sizes[-1] // 2)
+    worlds, counts = {}, {}
+    for size in sizes:
+        worlds[size], counts[size] = measure_world(options.scratch.resolve(), size, options.memory_limit, options.keep)
+    stage_table, budget = growth(worlds)
+    names = list(counts[sizes[0]])
+    parts = [
+        "# Growth\n",
+        f"Written by `python -m benchmarks.scale`, memory limit {options.memory_limit}: {machine()}.\n",
+        "Memory is the process's own, without pages of mapped files. The whole is extrapolated from the largest world "
+        "by the fitted power, time at least in proportion.\n",
+        budget,
+        stage_table,
+        "Rows of the worlds:\n",
+        table(["", *(f"1/{size}" for size in sizes)], [[n, *(f"{counts[s][n]:,}" for s in sizes)] for n in names]),
+        *(f"## 1/{size}\n\n{details(runs)}" for size, runs in worlds.items()),
+    ]
+    if options.check_bytes:
+        parts.append("## Same bytes\n\n" + check_bytes(options.scratch.resolve(), sizes[0]))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text("\n".join(parts), encoding="utf-8")
+    print(budget, f"\nwritten: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
