@@ -1,0 +1,183 @@
+"""The feature stage against hand-written SQL: the same columns, by one DuckDB query a part, in one run.
+
+    python -m benchmarks.features --tables data/tables --split data/splits/validation --views data/views/validation
+
+Both run in a process of their own, one after the other, and write zstd Parquet in the order of the rows; the least of
+some repetitions counts, and all values are compared. The stage has to be within 1.5 times the query.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.measure import GIB, ROOT, Cost, machine, measured, stage, table
+from pipeline.core.config import section
+from pipeline.core.runtime import runtime
+from pipeline.features.smoothing import SmoothingConfig
+from pipeline.schemas.impressions import PARTS
+
+LIMIT = 1.5
+
+CONTEXT = """
+SELECT row, first, platform, country, country || '>' || state AS region, dma,
+    (timestamp // 3600000 % 24)::UTINYINT AS hour, (timestamp // 86400000 % 7)::UTINYINT AS weekday
+FROM '{split}/{part}.parquet' ORDER BY row
+"""
+
+KEYS = {"ad": "ad_id", "ad_document": "ad_document_id", "campaign": "campaign_id", "advertiser": "advertiser_id"}
+_FOLD = "((display_id::BIGINT % 2147483648 * 2654435761) // 65536 % {folds})"
+
+
+def rates_sql(part: str) -> str:
+    """Out-of-fold counts as all counts less those of the own fold."""
+    history = part == "history"
+    tables, joins, columns = [], [], []
+    for name, key in KEYS.items():
+        counts = "count(*) AS shows, sum(clicked)::BIGINT AS clicks, sum(27720 // ads)::BIGINT AS expected"
+        tables.append(f"{name}_all AS (SELECT {key}, {counts} FROM history WHERE {key} IS NOT NULL GROUP BY ALL)")
+        tables.append(f"{name}_own AS (SELECT {key}, fold, {counts} FROM history WHERE {key} IS NOT NULL GROUP BY ALL)")
+        joins.append(f"LEFT JOIN {name}_all ON {name}_all.{key} = i.{key}")
+        if history:
+            joins.append(f"LEFT JOIN {name}_own ON {name}_own.{key} = i.{key} AND {name}_own.fold = i.fold")
+        n = {
+            count: f"coalesce({name}_all.{count}{f' - {name}_own.{count}' if history else ''}, 0) * scale"
+            for count in ("shows", "clicks", "expected")
+        }
+        clicked = f"({n['clicks']} + prior)"
+        columns += [
+            f"ln({n['shows']} + 1)::FLOAT AS {name}_shows",
+            f"ln({clicked} / ({n['shows']} + {{strength}} - {clicked}))::FLOAT AS {name}_rate",
+            f"ln({clicked} / ({n['expected']} / 27720 + prior))::FLOAT AS {name}_lift",
+        ]
+    scale = "{folds}::DOUBLE / ({folds} - 1)" if history else "1.0::DOUBLE"
+    return f"""
+WITH history AS (SELECT *, {_FOLD} AS fold FROM '{{split}}/history.parquet'),
+    base AS (SELECT {{strength}} * sum(clicked)::DOUBLE / count(*) AS prior, {scale} AS scale FROM history),
+    i AS (SELECT *, {_FOLD} AS fold FROM '{{split}}/{part}.parquet'),
+    {", ".join(tables)}
+SELECT row, first, {", ".join(columns)} FROM i CROSS JOIN base {" ".join(joins)} ORDER BY row
+"""
+
+
+IDS = """
+WITH category AS (
+        SELECT document_id, list({{'id': category_id, 'weight': confidence_level}} ORDER BY category_id) AS about
+        FROM '{tables}/documents_categories.parquet' GROUP BY ALL
+    ),
+    topic AS (
+        SELECT document_id, list({{'id': topic_id, 'weight': confidence_level}} ORDER BY topic_id) AS about
+        FROM '{tables}/documents_topics.parquet' GROUP BY ALL
+    ),
+    meta AS (FROM '{tables}/documents_meta.parquet')
+SELECT row, first, ad_id, ad_document_id, campaign_id, advertiser_id, ad.source_id AS ad_source_id,
+    ad.publisher_id AS ad_publisher_id, cat_ad.about AS ad_category, top_ad.about AS ad_topic, user_id,
+    i.document_id AS page_id, page.source_id AS page_source_id, page.publisher_id AS page_publisher_id,
+    cat_page.about AS page_category, top_page.about AS page_topic
+FROM '{split}/{part}.parquet' i
+    LEFT JOIN meta page ON page.document_id = i.document_id LEFT JOIN meta ad ON ad.document_id = ad_document_id
+    LEFT JOIN category cat_page ON cat_page.document_id = i.document_id
+    LEFT JOIN category cat_ad ON cat_ad.document_id = ad_document_id
+    LEFT JOIN topic top_page ON top_page.document_id = i.document_id
+    LEFT JOIN topic top_ad ON top_ad.document_id = ad_document_id
+ORDER BY row
+"""
+
+
+def query(group: str, part: str) -> str:
+    """The SQL of a group's columns, with {split}, {tables} and the like to be filled in."""
+    return {"context": CONTEXT, "rates": rates_sql(part), "ids": IDS}[group]
+
+
+def write_by_hand(group: str, tables: Path, split: Path, params: Path, out: Path) -> None:
+    """What the benchmark's own process does: both parts of a group by hand-written SQL."""
+    machine_config, smoothing = runtime(params), section(params, "smoothing", SmoothingConfig)
+    out.mkdir(parents=True)
+    with duckdb.connect() as connection:
+        connection.execute(f"SET threads = {machine_config.cores}")
+        connection.execute(f"SET memory_limit = '{machine_config.memory_limit}'")
+        connection.execute(f"SET temp_directory = '{out.parent / 'tmp'}'")
+        for part in PARTS:
+            filled = query(group, part).format(
+                tables=tables, split=split, part=part, folds=smoothing.folds, strength=smoothing.strength
+            )
+            connection.execute(f"COPY ({filled}) TO '{out / f'{part}.parquet'}' (FORMAT parquet, COMPRESSION zstd)")
+
+
+def compare(ours: Path, theirs: Path) -> None:
+    """ValueError unless all columns have the same values: numbers but for the rounding of float32, all else exactly."""
+    for part in PARTS:
+        with pq.ParquetFile(ours / f"{part}.parquet") as a, pq.ParquetFile(theirs / f"{part}.parquet") as b:
+            names = a.schema_arrow.names
+            if names != b.schema_arrow.names or a.metadata.num_rows != b.metadata.num_rows:
+                raise ValueError(f"{part}: {names}, {a.metadata.num_rows} rows; {b.schema_arrow.names}")
+            for name in names:
+                left, right = a.read([name]).combine_chunks()[name], b.read([name]).combine_chunks()[name]
+                if pa.types.is_floating(left.type):
+                    same = np.allclose(left.to_numpy(), right.to_numpy(), rtol=1e-5, atol=1e-6, equal_nan=True)
+                else:
+                    same = left.equals(right.cast(left.type))
+                if not same:
+                    raise ValueError(f"{part}: {name} differs")
+
+
+def best(commands: dict[str, list[str]], folders: dict[str, Path], repeat: int) -> dict[str, Cost]:
+    """Each command's fastest run; they take turns."""
+    costs: dict[str, list[Cost]] = {name: [] for name in commands}
+    for _ in range(repeat):
+        for name, command in commands.items():
+            shutil.rmtree(folders[name], ignore_errors=True)
+            costs[name].append(measured(command))
+    return {name: min(runs, key=lambda cost: cost.seconds) for name, runs in costs.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", type=Path, default=ROOT / "data/tables", help="folder of typed tables")
+    parser.add_argument("--split", type=Path, default=ROOT / "data/splits/validation", help="folder of a split")
+    parser.add_argument("--views", type=Path, default=ROOT / "data/views/validation", help="its page views by display")
+    parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="smoothing, threads, memory")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each; the fastest counts (default: 3)")
+    parser.add_argument("--by-hand", nargs=2, metavar=("GROUP", "OUT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    tables, split, params = (path.resolve() for path in (options.tables, options.split, options.params))
+    if options.by_hand:
+        write_by_hand(options.by_hand[0], tables, split, params, Path(options.by_hand[1]))
+        return
+    rows = []
+    for group in ("context", "rates", "ids"):
+        with tempfile.TemporaryDirectory() as scratch:
+            folders = {name: Path(scratch) / name for name in ("stage", "query")}
+            inputs = ["--tables", tables, "--split", split, "--params", params]
+            own = [sys.executable, "-m", "benchmarks.features", *map(str, inputs), "--by-hand", group]
+            views = ["--views", options.views.resolve()]
+            commands = {
+                "stage": stage("features", *inputs, *views, "--group", group, "--out", folders["stage"]),
+                "query": [*own, str(folders["query"])],
+            }
+            costs = best(commands, folders, options.repeat)
+            compare(folders["stage"], folders["query"])
+        ours, theirs = costs["stage"], costs["query"]
+        ratio, cpu = ours.seconds / theirs.seconds, ours.cpu / theirs.cpu
+        peaks = [f"{cost.peak / GIB:.2f}" for cost in (ours, theirs)]
+        verdict = "yes" if ratio <= LIMIT else "**no**"
+        rows.append(
+            [group, f"{ours.seconds:.1f}", f"{theirs.seconds:.1f}", f"{ratio:.2f}", f"{cpu:.2f}", *peaks, verdict]
+        )
+        print(*rows[-1], flush=True)
+    count = sum(pq.read_metadata(split / f"{part}.parquet").num_rows for part in PARTS)
+    print(f"\n{count:,} rows, {machine()}\n")
+    head = ["group", "stage s", "query s", "ratio", "CPU ratio", "stage GiB", "query GiB", f"within {LIMIT}"]
+    print(table(head, rows))
+
+
+if __name__ == "__main__":
+    main()
