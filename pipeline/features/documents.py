@@ -52,18 +52,11 @@ def _add_views_before(inputs: Inputs, table: ir.Table, side: str, key: str) -> i
     """Add `SIDE_views_before`: log(1 + views of the document by anybody on the days before the display's)."""
     table = table.mutate(day=table.timestamp // DAY_MS)
     asked = table.select(document_id=table[key], asked_day=table.day).distinct()
-    views = inputs.once(_daily_views(inputs))
+    views = inputs.table("document_views")
     views = asked.inner_join(views, ["document_id", asked.asked_day > views.day])
     counted = views.group_by(["document_id", "asked_day"]).aggregate(before=views.views.sum().cast("int64"))
     table = look_up(table, counted, {key: "document_id", "day": "asked_day"})
     return table.mutate(**{f"{side}_views_before": (table.before.fill_null(0) + 1).ln()}).drop("before", "day")
-
-
-def _daily_views(inputs: Inputs) -> ir.Table:
-    """document_id, day, views: how often anybody viewed a document on each day."""
-    views = inputs.table("page_views")
-    views = views.mutate(day=views.timestamp // DAY_MS)
-    return views.group_by(["document_id", "day"]).aggregate(views=views.count())
 
 
 def _number(name: str, meaning: str, scope: str | None = None, per: str = "impression") -> Column:

@@ -36,8 +36,8 @@ def test_documents(
     known["topic"] = strongest(sparse[0], "documents_topics", "topic")
     published = {d: row["publish_time"] for d, row in documents.items()}
     views: dict[int, Counter[int]] = defaultdict(Counter)
-    for row in pq.read_table(sparse[0] / "page_views.parquet").to_pylist():
-        views[row["document_id"]][row["timestamp"] // DAY_MS] += 1
+    for row in pq.read_table(sparse[0] / "document_views.parquet").to_pylist():
+        views[row["document_id"]][row["day"]] += row["views"]
     met: dict[str, set[Any]] = defaultdict(set)
     for rows, found in values_of("documents").values():
         for row, values in zip(rows, found, strict=True):
