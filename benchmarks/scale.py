@@ -62,7 +62,9 @@ def write_params(world: Path, displays: int, memory_limit: str, threads: int) ->
 
 def stages(raw: Path, world: Path, params: Path) -> Iterator[Run]:
     """Run ingest, split, views, every feature group and encode, one after the other, for both splits."""
-    groups = yaml.safe_load(params.read_text(encoding="utf-8"))["features"]
+    values = yaml.safe_load(params.read_text(encoding="utf-8"))
+    groups = [f"features {group}" for group in values["features"]]
+    groups += [f"collaborative {group}" for group in values["collaborative"]["groups"]]
 
     def run(name: str, split: str, out: Path, *arguments: object) -> Run:
         command, _, group = name.partition(" ")
@@ -78,8 +80,8 @@ def stages(raw: Path, world: Path, params: Path) -> Iterator[Run]:
         yield run("split", split, folders["splits"], "--tables", tables, "--split", split)
         yield run("views", split, folders["views"], *inputs)
         for group in groups:
-            out = folders["features"] / group
-            yield run(f"features {group}", split, out, *inputs, "--views", folders["views"])
+            out = folders["features"] / group.split()[1]
+            yield run(group, split, out, *inputs, "--views", folders["views"])
         yield run("encode", split, folders["encoded"], "--split", folders["splits"], "--features", folders["features"])
 
 
