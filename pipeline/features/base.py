@@ -34,10 +34,10 @@ class Inputs:
 
     impressions: the rows to describe, a range of whole displays; windows over `display_id` are exact. history: the
     impressions of the split's whole history, the only rows whose labels may be used. target: those of its whole target,
-    their labels hidden (null). views: what the users of these displays viewed around them; document_views: how often
-    anybody viewed a document (both: schemas.views). table: a typed table by name; of page_views, only what is before
-    `info.views_until` may be used. once: wraps a look-up that is the same for all ranges, so that it is computed at the
-    first.
+    their labels hidden (null). views: what the users of these displays viewed around them; history_views: the same of
+    the whole history; document_views: how often anybody viewed a document (all: schemas.views). table: a typed table by
+    name; of page_views, only what is before `info.views_until` may be used. once: wraps a look-up that is the same for
+    all ranges, so that it is computed at the first.
     """
 
     part: Part
@@ -45,6 +45,7 @@ class Inputs:
     history: ir.Table
     target: ir.Table
     views: ir.Table
+    history_views: ir.Table
     document_views: ir.Table
     table: Callable[[str], ir.Table]
     once: Callable[[ir.Table], ir.Table]
@@ -159,6 +160,7 @@ def _by_ranges(
         history=engine.table(split / "history.parquet"),
         target=engine.table(split / "target.parquet").mutate(clicked=ibis.null("uint8")),
         views=engine.table(views / "history.parquet"),
+        history_views=engine.table(views / "history.parquet"),
         document_views=engine.table(views / "documents.parquet"),
         table=lambda table: engine.table(tables / f"{table}.parquet"),
         once=engine.once,

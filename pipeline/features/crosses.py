@@ -9,7 +9,7 @@ import ibis.expr.types as ir
 
 from pipeline.core.relational import LookUp, look_up, look_up_all
 from pipeline.features.base import Group, Inputs
-from pipeline.features.smoothing import AD_KEYS, UNITS, base_rate, counts, fold, known, scale, sums
+from pipeline.features.smoothing import AD_KEYS, counts, look_up_known, over_expected, sums, with_prior
 from pipeline.schemas.features import Column
 
 DAY_PART_MS = 4 * 3_600_000
@@ -32,24 +32,16 @@ def build(inputs: Inputs) -> ir.Table:
     table = inputs.impressions
     for place in PLACES:
         table = _at(inputs, table, place)
-    table = table.mutate(fold=fold(table, inputs.smoothing.folds), prior=inputs.smoothing.strength * base_rate(inputs))
-    table = look_up_all(table, [*_alone(inputs), *_by_place(inputs)])
-    times = scale(inputs)
-
-    def over_expected(name: str, lift: ir.Value | float) -> ir.Value:
-        clicks = table[f"{name}_clicks"].fill_null(0) * times
-        expected = table[f"{name}_expected"].fill_null(0) * times / UNITS
-        return (clicks + table.prior) / (expected * lift + table.prior)
-
-    table = table.mutate(**{f"{name}_everywhere": over_expected(name, 1.0) for name in AD_KEYS})
+    table = look_up_all(with_prior(inputs, table), [*_alone(inputs), *_by_place(inputs)])
+    table = table.mutate(**{f"{name}_everywhere": over_expected(inputs, table, name) for name in AD_KEYS})
     crosses = ((f"{name}_by_{place}", table[f"{name}_everywhere"]) for name in AD_KEYS for place in PLACES)
-    return table.mutate(**{cross: over_expected(cross, lift).ln() for cross, lift in crosses})
+    return table.mutate(**{cross: over_expected(inputs, table, cross, lift).ln() for cross, lift in crosses})
 
 
 def _alone(inputs: Inputs) -> Iterator[LookUp]:
     for name, key in AD_KEYS.items():
         counted = inputs.once(counts(inputs.history, [key], inputs.smoothing.folds))
-        yield _known(inputs, name, counted, {key: key})
+        yield look_up_known(inputs, name, counted, [key])
 
 
 def _by_place(inputs: Inputs) -> Iterator[LookUp]:
@@ -61,14 +53,7 @@ def _by_place(inputs: Inputs) -> Iterator[LookUp]:
         joined = by_ad.inner_join(ads, "ad_id")
         for name, key in AD_KEYS.items():
             counted = by_ad if name == "ad" else inputs.once(sums(joined, [key, place, "fold"]))
-            yield _known(inputs, f"{name}_by_{place}", counted, {key: key, place: place})
-
-
-def _known(inputs: Inputs, name: str, counted: ir.Table, by: dict[str, str]) -> LookUp:
-    """The look-up of `NAME_clicks` and `NAME_expected`: what a row may know of counts."""
-    lookup = inputs.once(known(counted, list(by), inputs.part).drop("shows"))
-    lookup = lookup.rename({f"{name}_clicks": "clicks", f"{name}_expected": "expected"})
-    return lookup, by | ({"fold": "fold"} if inputs.part == "history" else {})
+            yield look_up_known(inputs, f"{name}_by_{place}", counted, [key, place])
 
 
 def _at(inputs: Inputs, table: ir.Table, place: str) -> ir.Table:

@@ -13,7 +13,7 @@ import ibis
 import ibis.expr.types as ir
 
 from pipeline.core.config import check
-from pipeline.core.relational import look_up
+from pipeline.core.relational import LookUp, look_up
 from pipeline.schemas.impressions import Part
 
 if TYPE_CHECKING:
@@ -91,6 +91,27 @@ def scale(inputs: Inputs) -> float:
     return inputs.smoothing.folds / (inputs.smoothing.folds - 1) if inputs.part == "history" else 1.0
 
 
+def with_prior(inputs: Inputs, table: ir.Table) -> ir.Table:
+    """Add what the counts of a row are found and smoothed by: its `fold`, and `prior`, the clicks that are added."""
+    folds, strength = inputs.smoothing.folds, inputs.smoothing.strength
+    return table.mutate(fold=fold(table, folds), prior=strength * base_rate(inputs))
+
+
+def look_up_known(inputs: Inputs, name: str, counted: ir.Table, keys: list[str]) -> LookUp:
+    """The look-up of `NAME_clicks` and `NAME_expected`: what a row of `with_prior` may know of counts by keys."""
+    lookup = inputs.once(known(counted, keys, inputs.part).drop("shows"))
+    lookup = lookup.rename({f"{name}_clicks": "clicks", f"{name}_expected": "expected"})
+    return lookup, {key: key for key in [*keys, *(["fold"] if inputs.part == "history" else [])]}
+
+
+def over_expected(inputs: Inputs, table: ir.Table, name: str, lift: ir.Value | float = 1.0) -> ir.Value:
+    """The clicks of NAME (see `look_up_known`) over those expected of its shows if each brings `lift` times its share,
+    both plus the prior."""
+    clicks = table[f"{name}_clicks"].fill_null(0) * scale(inputs)
+    expected = table[f"{name}_expected"].fill_null(0) * scale(inputs) / UNITS
+    return (clicks + table.prior) / (expected * lift + table.prior)
+
+
 def add_rates(inputs: Inputs, keys: dict[str, str]) -> ir.Table:
     """Add to the impressions, for each name -> key column: `NAME_shows` (log(1 + count)), `NAME_rate` and `NAME_lift`.
 
@@ -99,7 +120,7 @@ def add_rates(inputs: Inputs, keys: dict[str, str]) -> ir.Table:
     mistake a small display for a good ad. A key that history does not know has the base rate and lift 0. All float64.
     """
     history, strength, folds = inputs.history, inputs.smoothing.strength, inputs.smoothing.folds
-    table = inputs.impressions.mutate(fold=fold(inputs.impressions, folds), prior=strength * base_rate(inputs))
+    table = with_prior(inputs, inputs.impressions)
     for name, key in keys.items():
         lookup = inputs.once(known(inputs.once(counts(history, [key], folds)), [key], inputs.part))
         by = {key: key, "fold": "fold"} if inputs.part == "history" else {key: key}
