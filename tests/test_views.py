@@ -212,8 +212,10 @@ def test_viewed_fields_against_loops(
     for row in rows(tables / "documents_topics.parquet"):
         topics[row["document_id"]][row["topic_id"]] = row["confidence_level"]
     around: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    sources: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for view in rows(views["validation"] / "history.parquet"):
         around[view["display_id"]].append((view["delay"], view["document_id"]))
+        sources[view["display_id"]].append((view["delay"], view["traffic_source"]))
     found = rows(features["validation"] / "views" / "history.parquet")
     filled = 0
     for row, got in zip(rows(splits["validation"] / "history.parquet"), found, strict=True):
@@ -237,4 +239,9 @@ def test_viewed_fields_against_loops(
         filled += bool(chosen)
         assert got["views_before"] == pytest.approx(math.log(1 + len(before)), rel=1e-6)
         assert got["views_after"] == pytest.approx(math.log(1 + len(after)), rel=1e-6)
+        for number, traffic in enumerate(("internal", "search", "social"), 1):
+            delays = [delay for delay, source in sources[row["display_id"]] if source == number]
+            earlier = sum(delay < 0 for delay in delays)
+            assert got[f"{traffic}_before"] == pytest.approx(math.log(1 + earlier), rel=1e-6)
+            assert got[f"{traffic}_after"] == pytest.approx(math.log(1 + len(delays) - earlier), rel=1e-6)
     assert filled > 100

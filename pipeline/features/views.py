@@ -1,4 +1,4 @@
-"""What the user viewed before the display and in the hour after it: documents, and what they are known by."""
+"""What the user viewed before the display and in the hour after it: documents, what they are known by, where from."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ _FIELDS: dict[str, tuple[str, Scope]] = {
     "next": (f"the first {LATEST} pages that the user viewed within the hour after the display", "future"),
 }
 _SIDES: dict[str, Scope] = {"before": "time-causal", "after": "future"}
+#: What brought the user to a page -> traffic_source.
+_TRAFFIC = {"internal": 1, "search": 2, "social": 3}
+#: Counts of views: name -> (side, meaning).
+_COUNTS = {f"views_{side}": (side, f"pages that the user viewed {side} the display") for side in _SIDES} | {
+    f"{traffic}_{side}": (side, f"pages that the user reached {side} the display, traffic source {traffic}")
+    for side in _SIDES
+    for traffic in _TRAFFIC
+}
 
 
 def build(inputs: Inputs) -> ir.Table:
@@ -32,11 +40,18 @@ def build(inputs: Inputs) -> ir.Table:
         counted = documents.group_by(["display_id", "document_id"]).aggregate(times=documents.count())
         for label, bag in _bags(inputs, counted).items():
             table = look_up(table, bag.rename({f"{field}_{label}": "bag"}), {"display_id": "display_id"})
-    counts = views.group_by("display_id").aggregate(
-        before=views.count(where=views.delay < 0), after=views.count(where=views.delay >= 0)
-    )
-    table = look_up(table, counts, {"display_id": "display_id"})
-    return table.mutate(**{f"views_{side}": (table[side].fill_null(0) + 1).ln() for side in _SIDES})
+    table = look_up(table, _counts(views), {"display_id": "display_id"})
+    return table.mutate(**{name: (table[name].fill_null(0) + 1).ln() for name in _COUNTS})
+
+
+def _counts(views: ir.Table) -> ir.Table:
+    """display_id -> the numbers of views, as _COUNTS names them."""
+    counts = {}
+    for side, chosen in {"before": views.delay < 0, "after": views.delay >= 0}.items():
+        counts[f"views_{side}"] = views.count(where=chosen)
+        for traffic, number in _TRAFFIC.items():
+            counts[f"{traffic}_{side}"] = views.count(where=chosen & (views.traffic_source == number))
+    return views.group_by("display_id").aggregate(**counts)
 
 
 def _bags(inputs: Inputs, counted: ir.Table) -> dict[str, ir.Table]:
@@ -74,14 +89,14 @@ GROUP = Group(
         ),
         *(
             Column(
-                name=f"views_{side}",
+                name=name,
                 kind="numeric",
                 dtype="float32",
-                meaning=f"log(1 + pages that the user viewed {side} the display)",
+                meaning=f"log(1 + {meaning})",
                 per="display",
-                scope=scope,
+                scope=_SIDES[side],
             )
-            for side, scope in _SIDES.items()
+            for name, (side, meaning) in _COUNTS.items()
         ),
     ),
     build=build,
