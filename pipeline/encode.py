@@ -24,7 +24,7 @@ from pipeline.core.engine import Engine
 from pipeline.core.files import atomic_path
 from pipeline.core.progress import log
 from pipeline.core.relational import look_up
-from pipeline.schemas.encoded import EncodedPart, Field, write_fields
+from pipeline.schemas.encoded import EncodedPart, Field, code_type, write_fields
 from pipeline.schemas.features import Column, read_columns
 from pipeline.schemas.impressions import COLD, PARTS, Part
 
@@ -168,7 +168,7 @@ def _encode_group(
     for part, target in parts.items():
         for per in ("display", "impression"):
             chosen = [column for column in columns if column.per == per]
-            _write_codes(engine, folder / f"{part}.parquet", chosen, vocabularies, part, target)
+            _write_codes(engine, folder / f"{part}.parquet", chosen, fields, vocabularies, part, target)
     for column in columns:
         if column.kind == "numeric":
             fields[column.name], twin = _numeric(fields[column.name], config.buckets, parts)
@@ -213,6 +213,7 @@ def _write_codes(
     engine: Engine,
     path: Path,
     columns: Sequence[Column],
+    fields: dict[str, Field],
     vocabularies: dict[str, ir.Table],
     part: Part,
     out: EncodedPart,
@@ -238,12 +239,12 @@ def _write_codes(
                 table = table.mutate(**{column.name: code.cast("int32")}).drop("found_code")
         return table
 
-    dtypes = {"categorical": "i4", "numeric": "f4"}
-    arrays = {
-        c.name: _create(out.folder / "fields" / f"{c.name}.npy", (len(numbers),), dtypes[c.kind])
-        for c in columns
-        if c.kind in dtypes
-    }
+    arrays = {}
+    for column in columns:
+        if column.kind != "multi":
+            dtype = code_type(fields[column.name].size) if column.kind == "categorical" else np.dtype(np.float32)
+            stored = out.folder / "fields" / f"{column.name}.npy"
+            arrays[column.name] = _create(stored, (len(numbers),), dtype)
     bags = {
         c.name: _BagWriter(out, c.name, engine.to_arrow(vocabularies[c.name]), part, len(numbers))
         for c in columns
@@ -316,7 +317,7 @@ def _numeric(number: Field, buckets: int, parts: dict[Part, EncodedPart]) -> tup
     name = f"{number.name}_bucket"
     for part in parts.values():
         values = part.field(number.name)
-        codes = _create(part.folder / "fields" / f"{name}.npy", values.shape, "i4")
+        codes = _create(part.folder / "fields" / f"{name}.npy", values.shape, code_type(len(edges) + 2))
         for start in range(0, len(values), CHUNK):
             piece = np.asarray(values[start : start + CHUNK])
             codes[start : start + CHUNK] = np.where(np.isnan(piece), 0, 1 + np.searchsorted(edges, piece, side="right"))

@@ -8,8 +8,8 @@
         future.npy, cold_*.npy      (D,) bool; cold_* only in target: some ad, the user, the page is new
         ad_id.npy                   (N,) uint32
         clicked.npy                 (N,) uint8, not there where the label is unknown
-        fields/FIELD.npy            (D,) or (N,) int32 codes of a categorical field, or float32 of a numeric one
-                                    (NaN: unknown)
+        fields/FIELD.npy            (D,) or (N,) codes of a categorical field (uint8, uint16 or int32, the smallest that
+                                    holds them), or float32 of a numeric one (NaN: unknown)
         fields/FIELD.offsets.npy    (D + 1,) or (N + 1,) int64, with FIELD.ids.npy int32, FIELD.weights.npy float32:
                                     multi-valued
 
@@ -58,6 +58,11 @@ class Field:
     twin: str | None = None
     mean: float = 0.0
     scale: float = 1.0
+
+
+def code_type(size: int) -> np.dtype[Any]:
+    """In which codes below `size` are stored: most fields have few, and there are many rows."""
+    return np.dtype(np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.int32)
 
 
 _HEADER = 128  # bytes before the values of a .npy file
