@@ -93,7 +93,9 @@ def test_equals_do_not_import_each_other(package: str) -> None:
 def test_only_networks_bring_torch() -> None:
     bring = {module for module in modules() if "torch" in graph().find_upstream_modules(module)}
     assert bring, "the graph does not know of torch"
-    assert [m for m in sorted(bring) if not m.startswith(("pipeline.nn.", "pipeline.models."))] == []
+    learners = tuple(f"pipeline.features.{name}" for name, group in feature_groups().items() if group.learner)
+    allowed = ("pipeline.nn.", "pipeline.models.", "pipeline.collaborative.", *learners)
+    assert [m for m in sorted(bring) if not m.startswith(allowed)] == []
 
 
 def test_packages_do_nothing_when_they_are_imported() -> None:

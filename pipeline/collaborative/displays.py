@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from pipeline.core.files import atomic_path
 from pipeline.core.progress import bar
 from pipeline.schemas.raw import DAY_MS
 
+M = TypeVar("M")
 Longs = NDArray[np.int64]
 #: Name -> a number for each row (N,), NaN where unknown.
 Columns = dict[str, NDArray[np.float32]]
@@ -107,6 +108,15 @@ class _Follower:
         self._rest = table[end:]
         columns = {name: whole_numbers(table[name][:end]) for name in table.column_names if name != "display_id"}
         return np.append(np.searchsorted(found[:end], display_id), end), columns
+
+
+def by_morning(chunk: Chunk, mornings: dict[int, M]) -> Iterator[tuple[M, NDArray[np.bool_]]]:
+    """For each day in a chunk, what was known on its morning, and which displays (D,) it has; a day of which nothing
+    was fitted has what the last one before it had, and a day before the first does not come."""
+    for day in np.unique(chunk.day).tolist():
+        known = [morning for morning in mornings if morning <= day]
+        if known:
+            yield mornings[max(known)], chunk.day == day
 
 
 def whole_numbers(column: pa.ChunkedArray) -> Longs:

@@ -17,21 +17,21 @@ solved by one thread in a fixed order, so the factors do not depend on the numbe
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.compiled import compiled
 from pipeline.core.config import check
 from pipeline.core.progress import bar
 
 Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
 Ints = NDArray[np.int32]
-
-_CHUNK = 4096  # rows that are summed up together
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ class Lists:
         return Lists(offsets, rows[np.argsort(self.columns, kind="stable")])
 
 
-def factorize(viewed: Lists, size: int, config: FactorConfig) -> tuple[Floats, Floats]:
+def factorize(viewed: Lists, size: int, config: FactorConfig, threads: int = 1) -> tuple[Floats, Floats]:
     """Users (U, K) and items (size, K) for what U users have viewed, turned so that the first numbers vary most.
 
     An item that nobody has viewed has a factor of 0.
@@ -76,16 +76,16 @@ def factorize(viewed: Lists, size: int, config: FactorConfig) -> tuple[Floats, F
     users = np.zeros((len(viewed.offsets) - 1, config.dim), np.float32)
     with bar(config.sweeps, "iALS", "sweep") as shown:
         for _ in range(config.sweeps):
-            sweep(viewed, viewers, users, items, config)
+            sweep(viewed, viewers, users, items, config, threads)
             shown.update(1)
     turn = principal_axes(gram(items))
     return users @ turn, items @ turn
 
 
-def sweep(viewed: Lists, viewers: Lists, users: Floats, items: Floats, config: FactorConfig) -> None:
+def sweep(viewed: Lists, viewers: Lists, users: Floats, items: Floats, config: FactorConfig, threads: int = 1) -> None:
     """Solve all users (U, K) given the items (I, K), then all items given the users, in place."""
-    solve_rows(viewed.offsets, viewed.columns, items, gram(items), config.alpha, config.reg, users)
-    solve_rows(viewers.offsets, viewers.columns, users, gram(users), config.alpha, config.reg, items)
+    solve_rows(viewed, items, gram(items), config.alpha, config.reg, users, threads)
+    solve_rows(viewers, users, gram(users), config.alpha, config.reg, items, threads)
 
 
 def start(random: np.random.Generator, size: int, dim: int) -> Floats:
@@ -114,47 +114,59 @@ def objective(viewed: Lists, users: Floats, items: Floats, config: FactorConfig)
     return every + seen + config.reg * squares
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled
 def gram(factors: Floats) -> NDArray[np.float64]:
-    """Y'Y (K, K), summed in an order that does not depend on the threads."""
-    rows, dim = factors.shape
-    chunks = (rows + _CHUNK - 1) // _CHUNK
-    partial = np.zeros((chunks, dim, dim))
-    for chunk in numba.prange(chunks):
-        _add_squares(factors[chunk * _CHUNK : (chunk + 1) * _CHUNK], partial[chunk])
-    total = np.zeros((dim, dim))
-    for chunk in range(chunks):
-        total += partial[chunk]
-    return total
-
-
-@numba.njit(cache=True, fastmath=True)
-def _add_squares(factors: Floats, total: NDArray[np.float64]) -> None:
+    """Y'Y (K, K), summed in double precision."""
+    total = np.zeros((factors.shape[1], factors.shape[1]))
     for row in range(len(factors)):
         for i in range(factors.shape[1]):
             for j in range(factors.shape[1]):
-                total[i, j] += np.float64(factors[row, i]) * factors[row, j]
+                total[i, j] += np.float64(factors[row, i]) * np.float64(factors[row, j])
+    return total
 
 
-@numba.njit(parallel=True, cache=True)
 def solve_rows(
-    offsets: Longs, columns: Ints, other: Floats, square: NDArray[np.float64], alpha: float, reg: float, out: Floats
+    viewed: Lists, other: Floats, square: NDArray[np.float64], alpha: float, reg: float, out: Floats, threads: int = 1
 ) -> None:
-    """Eq. 4 for every row: write into `out` (R, K) the factors that fit `other` (C, K) best; square: other'other."""
+    """Eq. 4 for every row: write into `out` (R, K) the factors that fit `other` (C, K) best; square: other'other.
+
+    A row without entries gets 0.
+    """
+    borders = np.linspace(0, len(out), threads + 1).astype(np.int64)
+    with ThreadPoolExecutor(threads) as pool:
+        solved = [
+            pool.submit(_solve_range, first, last, viewed.offsets, viewed.columns, other, square, alpha, reg, out)
+            for first, last in pairwise(borders)
+        ]
+        for each in solved:
+            each.result()
+
+
+@compiled
+def _solve_range(
+    first: int,
+    last: int,
+    offsets: Longs,
+    columns: Ints,
+    other: Floats,
+    square: NDArray[np.float64],
+    alpha: float,
+    reg: float,
+    out: Floats,
+) -> None:
     dim = other.shape[1]
-    for row in numba.prange(len(offsets) - 1):
-        left, right = np.empty((dim, dim)), np.zeros(dim)
+    left, right = np.empty((dim, dim)), np.empty(dim)
+    for row in range(first, last):
         begin(square, reg, left)
+        right[:] = 0
         for at in range(offsets[row], offsets[row + 1]):
             add(other[columns[at]], alpha, left, right)
-        if offsets[row] == offsets[row + 1]:
-            out[row] = 0
-        else:
+        if offsets[row] < offsets[row + 1]:
             solve(left, right)
-            out[row] = right
+        out[row] = right
 
 
-@numba.njit(cache=True)
+@compiled
 def begin(square: NDArray[np.float64], reg: float, left: NDArray[np.float64]) -> None:
     """Y'Y + reg I, the left side of a row that has viewed nothing yet; the lower triangle alone is used."""
     left[:] = square
@@ -162,17 +174,18 @@ def begin(square: NDArray[np.float64], reg: float, left: NDArray[np.float64]) ->
         left[i, i] += reg
 
 
-@numba.njit(cache=True, fastmath=True)
+@compiled
 def add(item: Floats, alpha: float, left: NDArray[np.float64], right: NDArray[np.float64]) -> None:
     """Add an item that was viewed to both sides of eq. 4: alpha y y' and (1 + alpha) y."""
     for i in range(len(item)):
-        scaled = alpha * item[i]
-        right[i] += item[i] + scaled
+        value = np.float64(item[i])
+        scaled = alpha * value
+        right[i] += value + scaled
         for j in range(i + 1):
-            left[i, j] += scaled * item[j]
+            left[i, j] += scaled * np.float64(item[j])
 
 
-@numba.njit(cache=True, fastmath=True)
+@compiled
 def solve(left: NDArray[Any], right: NDArray[Any]) -> None:
     """Solve left x = right in place (x is in `right` then) by Cholesky's L L'; `left` must be positive definite."""
     dim = len(right)
@@ -187,7 +200,7 @@ def solve(left: NDArray[Any], right: NDArray[Any]) -> None:
             right[k] -= left[i, k] * right[i]
 
 
-@numba.njit(cache=True, fastmath=True)
+@compiled
 def _dot(left: NDArray[Any], right: NDArray[Any], size: int) -> float:
     total = 0.0
     for i in range(size):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from pipeline.collaborative.ials import (
     sweep,
 )
 from pipeline.collaborative.viewed import Viewed
+from pipeline.core.compiled import compiled
 from pipeline.core.progress import bar
 
 
@@ -80,8 +80,9 @@ def vocabulary(document: NDArray[np.integer], day: NDArray[np.integer], least: i
 class NightlyFactors:
     """The factors of each morning. least: viewers that make a document known; sweeps: of each night but the first."""
 
-    def __init__(self, config: FactorConfig, least: int, sweeps: int, attributes: Attributes) -> None:
+    def __init__(self, config: FactorConfig, least: int, sweeps: int, attributes: Attributes, threads: int = 1) -> None:
         self.config, self.least, self.sweeps, self.attributes = config, least, sweeps, attributes
+        self.threads = threads
         self.vocabulary = vocabulary(np.empty(0, np.int64), np.empty(0, np.int64), least)
         self.mornings: dict[int, Morning] = {}
 
@@ -112,7 +113,7 @@ class NightlyFactors:
         users = np.zeros((len(viewed.offsets) - 1, c.dim), np.float32)
         first = not self.mornings
         for _ in range(c.sweeps if first else self.sweeps):
-            sweep(viewed, viewers, users, items, c)
+            sweep(viewed, viewers, users, items, c, self.threads)
         if first:  # the first numbers shall vary most; later nights go on from there
             turn = principal_axes(gram(items))
             users, items = users @ turn, items @ turn
@@ -132,11 +133,6 @@ class NightlyFactors:
         left = (attributes.T @ weighed).toarray() + np.eye(attributes.shape[1])
         return np.linalg.solve(left, weighed.T @ items).astype(np.float32)
 
-    def morning(self, day: int) -> Morning | None:
-        """What was known on the morning of a day; None before the first views."""
-        known = [morning for morning in self.mornings if morning <= day]
-        return self.mornings[max(known)] if known else None
-
     def factors(self, morning: Morning, documents: Longs) -> Floats:
         """(n, K) factors of some documents, NaN where nothing is known of one."""
         code = self.vocabulary.code(documents)
@@ -155,16 +151,17 @@ class NightlyFactors:
         offsets = np.concatenate([[0], np.cumsum(np.bincount(pairs // len(factors), minlength=displays))])
         users = np.empty((displays, self.config.dim), np.float32)
         columns = (pairs % len(factors)).astype(np.int32)
-        solve_rows(offsets, columns, factors, morning.square, self.config.alpha, self.config.reg, users)
+        viewed = Lists(offsets, columns)
+        solve_rows(viewed, factors, morning.square, self.config.alpha, self.config.reg, users, self.threads)
         users[np.diff(offsets) == 0] = np.nan
         return users
 
 
-@numba.njit(cache=True)
+@compiled
 def products(left: Floats, left_row: Longs, right: Floats, right_row: Longs, out: Floats) -> None:
     """out[n] = <left[left_row[n]], right[right_row[n]]>, summed in double precision, always in the same order."""
     for n in range(len(out)):
         total = 0.0
         for k in range(left.shape[1]):
-            total += np.float64(left[left_row[n], k]) * right[right_row[n], k]
+            total += np.float64(left[left_row[n], k]) * np.float64(right[right_row[n], k])
         out[n] = total

@@ -5,15 +5,14 @@ Hu, Koren, Volinsky 2008 (pipeline.collaborative.ials), fitted anew each night (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.collaborative.attributes import read_attributes
-from pipeline.collaborative.displays import Chunk, Columns, Longs, gap_to_best_rival, write_columns_of
+from pipeline.collaborative.displays import Chunk, Columns, by_morning, gap_to_best_rival, write_columns_of
 from pipeline.collaborative.ials import FactorConfig
-from pipeline.collaborative.nightly import Morning, NightlyFactors, products
+from pipeline.collaborative.nightly import NightlyFactors, products
 from pipeline.collaborative.viewed import read_viewed
 from pipeline.core.config import check
 from pipeline.core.engine import Engine
@@ -46,7 +45,7 @@ def fit(engine: Engine, sources: Sources, config: Config) -> Write:
     """Fit the factors of each morning; what is returned writes a part's columns."""
     attributes = read_attributes(engine, sources.tables, ("topic", "category"))
     viewed = read_viewed(engine, sources.tables, sources.info.views_until, config.users)
-    factors = NightlyFactors(config, config.least, config.nightly_sweeps, attributes).fit(viewed)
+    factors = NightlyFactors(config, config.least, config.nightly_sweeps, attributes, engine.runtime.cores).fit(viewed)
     names = tuple(column.name for column in GROUP.columns)
     return lambda part, path: write_columns_of(
         sources.impressions(part), sources.views(part), lambda chunk: score(factors, chunk), names, path
@@ -59,7 +58,7 @@ def score(factors: NightlyFactors, chunk: Chunk) -> Columns:
     display_of_row, before = chunk.display_of_row, chunk.beside["delay"] < 0
     read_display = np.concatenate([np.arange(len(chunk.page)), chunk.display_of_beside[before]])
     read_document = np.concatenate([chunk.page, chunk.beside["document_id"][before]])
-    for morning, at in _by_morning(factors, chunk):
+    for morning, at in by_morning(chunk, factors.mornings):
         rows, reads = np.flatnonzero(at[display_of_row]), np.flatnonzero(at[read_display])
         documents, index = np.unique(
             np.concatenate([chunk.ad_document[rows], read_document[reads]]), return_inverse=True
@@ -81,14 +80,6 @@ def score(factors: NightlyFactors, chunk: Chunk) -> Columns:
             columns[f"mf_ad_{k}"][rows] = items[ad, k]
     columns["mf_gap"] = gap_to_best_rival(columns["mf_score"], chunk.offsets)
     return columns
-
-
-def _by_morning(factors: NightlyFactors, chunk: Chunk) -> Iterator[tuple[Morning, Longs]]:
-    """For each day in a chunk, what was known on its morning, and which displays (D,) it has."""
-    for day in np.unique(chunk.day).tolist():
-        morning = factors.morning(day)
-        if morning is not None:
-            yield morning, chunk.day == day
 
 
 def _column(name: str, meaning: str, per: str = "impression") -> Column:

@@ -56,24 +56,15 @@ def test_a_morning_does_not_know_the_days_after_it(
     cut = Viewed(viewed.user[early], viewed.document[early], viewed.day[early])
     found = NightlyFactors(CONFIG, 3, 2, attributes).fit(cut)
     assert sorted(found.mornings) == [1, 2]
+    assert sorted(factors.mornings) == [1, 2, 3, 4]
     for day in (1, 2):
-        ours, theirs = found.morning(day), factors.morning(day)
-        assert ours is not None
-        assert theirs is not None
+        ours, theirs = found.mornings[day], factors.mornings[day]
         for name in ("items", "square", "mean", "mapping"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
 
 
-def test_mornings(factors: NightlyFactors) -> None:
-    assert sorted(factors.mornings) == [1, 2, 3, 4]
-    assert factors.morning(0) is None
-    assert factors.morning(-1) is None
-    assert factors.morning(9) is factors.mornings[4]
-
-
 def test_a_reader_of_one_topic_prefers_it_even_where_nobody_has_viewed_the_document(factors: NightlyFactors) -> None:
-    morning = factors.morning(4)
-    assert morning is not None
+    morning = factors.mornings[4]
     documents = np.array([101, 103, 105, 138, 139, 999])
     items = factors.factors(morning, documents)
     assert np.isnan(items[5]).all(), "nothing is known of it"
@@ -88,8 +79,7 @@ def test_a_reader_of_one_topic_prefers_it_even_where_nobody_has_viewed_the_docum
 
 
 def test_the_map_from_attributes_is_the_ridge_regression(factors: NightlyFactors, viewed: Viewed) -> None:
-    morning = factors.morning(4)
-    assert morning is not None
+    morning = factors.mornings[4]
     known = np.array([d for d in DOCUMENTS if factors.vocabulary.code(np.array([d]))[0] >= 0])
     items = morning.items[factors.vocabulary.code(known)].astype(np.float64)
     pairs = {(u, d) for u, d in zip(viewed.user.tolist(), viewed.document.tolist(), strict=True)}
@@ -102,4 +92,4 @@ def test_the_map_from_attributes_is_the_ridge_regression(factors: NightlyFactors
 def test_no_views_at_all(attributes: Attributes, viewed: Viewed) -> None:
     empty = replace(viewed, user=viewed.user[:0], document=viewed.document[:0], day=viewed.day[:0])
     found = NightlyFactors(CONFIG, 3, 2, attributes).fit(empty)
-    assert found.morning(5) is None
+    assert found.mornings == {}

@@ -1,0 +1,172 @@
+"""Mult-VAE: Liang, Krishnan, Hoffman, Jebara 2018, "Variational autoencoders for collaborative filtering".
+
+What a user has viewed is a bag x of topics, categories and sources. A taste z stands behind it:
+
+    z ~ N(0, I),    pi_s(z) = softmax(W_s z + b_s),    x_s ~ Mult(N_s, pi_s(z))    for each subject s            (eq. 1)
+    log p(x | z) = sum_s sum_a x_sa log pi_sa(z)                                                                 (eq. 2)
+    q(z | x) = N(mu(x), diag(sigma(x)^2)),    from an MLP over x / |x| with dropout                              (eq. 4)
+    loss = - E_q log p(x | z) + beta KL(q(z | x) || N(0, I)),    beta annealed from 0                            (eq. 7)
+
+The decoder is linear, so that a document has a vector in the space of z: that of its attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.core.config import check
+
+Floats = NDArray[np.float32]
+
+#: Rows of a product at once; always as many, since a row's rounding may depend on the number of rows.
+_BLOCK = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VAEConfig:
+    """dim: of z. hidden: size of the encoder's hidden layer. dropout: of what was viewed. beta: weight of the KL term
+    in the end, after `anneal` batches. batch: users. epochs: over the users of a day, that night."""
+
+    dim: int = 16
+    hidden: int = 64
+    dropout: float = 0.5
+    beta: float = 0.2
+    anneal: int = 500
+    batch: int = 100
+    epochs: int = 2
+    learning_rate: float = 3e-3
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "hidden", "anneal", "batch", "epochs"):
+            check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
+        check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
+        check(self.beta >= 0, f"beta: must be 0 or more, found {self.beta}")
+        check(self.learning_rate > 0, f"learning_rate: must be above 0, found {self.learning_rate}")
+
+
+class MultVAE(nn.Module):
+    """subjects: ranges of the A attributes, each a multinomial of its own."""
+
+    def __init__(self, subjects: Sequence[range], config: VAEConfig) -> None:
+        super().__init__()
+        self.subjects, self.config = list(subjects), config
+        self.hidden = nn.Linear(self.subjects[-1].stop, config.hidden)
+        self.posterior = nn.Linear(config.hidden, 2 * config.dim)
+        self.decoder = nn.Linear(config.dim, self.subjects[-1].stop)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and log sigma^2 of q(z | x), (B, K) each. x: (B, A)"""
+        viewed = functional.dropout(functional.normalize(x, dim=1), self.config.dropout, self.training)
+        mu, log_variance = self.posterior(torch.tanh(self.hidden(viewed))).chunk(2, dim=1)
+        return mu, log_variance
+
+    def log_pi(self, z: Tensor) -> Tensor:
+        """(B, K) -> (B, A), the log of a distribution over each subject."""
+        logits = self.decoder(z)
+        return torch.cat([logits[:, s.start : s.stop].log_softmax(dim=1) for s in self.subjects], dim=1)
+
+    def loss(self, x: Tensor, beta: float, random: torch.Generator) -> Tensor:
+        """Eq. 7, the mean of the users, with one draw of z each. ()"""
+        mu, log_variance = self.encode(x)
+        noise = torch.randn(mu.shape, generator=random)
+        z = mu + noise * (log_variance / 2).exp()
+        reconstruction = -(x * self.log_pi(z)).sum(dim=1)
+        return (reconstruction + beta * gaussian_kl(mu, log_variance)).mean()
+
+
+def gaussian_kl(mu: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mu, diag(sigma^2)) || N(0, I)), (B, K) -> (B,)"""
+    return 0.5 * (mu.square() + log_variance.exp() - log_variance - 1).sum(dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Tastes:
+    """A fitted Mult-VAE as arrays, with which any number of users is scored, each by itself.
+
+    hidden: (A, H) and (H,). posterior: (H, 2 K) and (2 K,). decoder: (A, K) and (A,). log_popularity: (A,) log share of
+    each attribute, within its subject, of all that has been viewed. axes: (K, K) turns z so that its first numbers
+    vary most.
+    """
+
+    subjects: list[range]
+    hidden: tuple[Floats, Floats]
+    posterior: tuple[Floats, Floats]
+    decoder: tuple[Floats, Floats]
+    log_popularity: Floats
+    axes: Floats
+
+    @classmethod
+    def of(cls, model: MultVAE, popularity: NDArray[np.float64], axes: Floats) -> Tastes:
+        """popularity: (A,) how much of each attribute has been viewed."""
+        layers = [
+            (layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy().copy())
+            for layer in (model.hidden, model.posterior)
+        ]
+        decoder = (model.decoder.weight.detach().numpy().copy(), model.decoder.bias.detach().numpy().copy())
+        counts = [popularity[s.start : s.stop] + 1 for s in model.subjects]
+        log_popularity = np.concatenate([np.log(count / count.sum()) for count in counts]).astype(np.float32)
+        return cls(model.subjects, layers[0], layers[1], decoder, log_popularity, axes)
+
+    def taste(self, bags: sp.csr_matrix, explore: np.random.Generator | None = None) -> Floats:
+        """z of users (U, K): the mean of q(z | x), or a draw from it to explore. bags: (U, A)"""
+        norm = np.sqrt(np.asarray(bags.multiply(bags).sum(axis=1)).ravel())
+        viewed = sp.diags_array(1 / np.maximum(norm, 1e-12)) @ bags
+        hidden = np.tanh(viewed.astype(np.float32) @ self.hidden[0] + self.hidden[1])
+        mu, log_variance = np.split(in_blocks(hidden, self.posterior[0]) + self.posterior[1], 2, axis=1)
+        if explore is not None:
+            mu = mu + explore.standard_normal(mu.shape, np.float32) * np.exp(log_variance / 2)
+        return mu.astype(np.float32)
+
+    def log_partition(self, z: Floats) -> Floats:
+        """(U, S): log sum_a exp(<w_a, z> + b_a) of each subject."""
+        result = np.empty((len(z), len(self.subjects)), np.float32)
+        weights, bias = self.decoder
+        for start in range(0, len(z), _BLOCK):
+            block = in_blocks(z[start : start + _BLOCK], weights.T) + bias
+            for s, subject in enumerate(self.subjects):
+                logits = block[:, subject.start : subject.stop]
+                top = logits.max(axis=1)
+                result[start : start + _BLOCK, s] = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
+        return result
+
+    def documents(self, attributes: sp.csr_matrix, subject: range) -> tuple[Floats, Floats]:
+        """For the attributes (n, A) of documents: sum_a v_a w_a (n, K) and sum_a v_a (b_a - log popularity_a) (n,), v
+        their weights within a subject, scaled to sum to 1; NaN for a document without any."""
+        own = attributes[:, subject.start : subject.stop].astype(np.float32)
+        total = np.asarray(own.sum(axis=1)).ravel()
+        scale = np.divide(1, total, out=np.full(len(total), np.nan, np.float32), where=total > 0)
+        weights, bias = (array[subject.start : subject.stop] for array in self.decoder)
+        lift = bias - self.log_popularity[subject.start : subject.stop]
+        return (own @ weights) * scale[:, None], (own @ lift) * scale
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Products this small are faster on one thread, and then do not depend on how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def in_blocks(x: Floats, weights: Floats) -> Floats:
+    """x @ weights (n, J), in blocks of equal size, the last one filled up with zeros."""
+    result = np.empty((len(x), weights.shape[1]), np.float32)
+    for start in range(0, len(x), _BLOCK):
+        block = np.zeros((_BLOCK, x.shape[1]), np.float32)
+        piece = x[start : start + _BLOCK]
+        block[: len(piece)] = piece
+        result[start : start + _BLOCK] = (block @ weights)[: len(piece)]
+    return result
