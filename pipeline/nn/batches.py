@@ -27,8 +27,8 @@ from pipeline.schemas.encoded import EncodedPart, Field, fuse
 
 BLOCK = 4096  # displays that are read in one go
 BUFFER_BLOCKS = 16
-#: Rows in a piece of a batch, each of which is computed by one thread.
-PIECE_ROWS = 1024
+#: Rows in a piece of a batch, each of which is computed by one thread. Half of it is worth a second piece.
+PIECE_ROWS = 2048
 AHEAD = 4  # batches that are put together while one is trained on
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ class Batch:
 
         Their number depends on the batch alone: not the cores of a machine, but the data decides the order of sums.
         """
-        count = max(2, self.rows // PIECE_ROWS) if self.rows >= PIECE_ROWS else 1
+        count = max(2, self.rows // PIECE_ROWS) if self.rows >= PIECE_ROWS // 2 else 1
         borders = np.linspace(0, self.displays, min(count, self.displays) + 1).astype(int)
         return [self._piece(int(first), int(last)) for first, last in pairwise(borders)]
 

@@ -24,7 +24,7 @@ def has_kernels(tensor: Tensor) -> bool:
 
 def array(tensor: Tensor) -> NDArray[Any]:
     """A tensor's memory for a kernel, in order."""
-    return tensor.detach().contiguous().numpy()
+    return (tensor.detach() if tensor.requires_grad else tensor).contiguous().numpy()
 
 
 def look_up(table: Tensor, values: Values) -> tuple[Tensor, Tensor]:
@@ -138,6 +138,33 @@ class _SharedLinear(torch.autograd.Function):
             shared.sum(0) if needs[4] else None,
             None,
         )
+
+
+# --- sums of weights ----------------------------------------------------------------------------------------------
+
+
+def sum_weights(display: Tensor, impression: Tensor, batch: Batch) -> Tensor:
+    """Sum over all fields of a row. (D, Gd), (B, Gi) -> (B,)"""
+    if not has_kernels(impression):
+        return spread(display.sum(1), batch) + impression.sum(1)
+    out: Tensor = _SumWeights.apply(display, impression, batch.starts)
+    return out
+
+
+class _SumWeights(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, display: Tensor, impression: Tensor, starts: Tensor) -> Tensor:
+        out = impression.new_empty(len(impression))
+        kernels.sum_weights(*(array(x) for x in (display, impression, starts, out)))
+        ctx.shapes, ctx.starts = (display.shape, impression.shape), starts
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        of = [gradient.new_empty(shape) for shape in ctx.shapes]
+        kernels.sum_weights_gradient(*(array(x) for x in (gradient, ctx.starts, *of)))
+        return *of, None
 
 
 # --- all pairs ----------------------------------------------------------------------------------------------------

@@ -73,6 +73,36 @@ def sum_rows(values: Array, starts: Array, out: Array) -> None:
                 out[d, k] += values[r, k]
 
 
+# --- sums of weights ----------------------------------------------------------------------------------------------
+
+
+@compiled
+def sum_weights(shared: Array, own: Array, starts: Array, out: Array) -> None:
+    """The sum of all weights of a row: (D, Gd), (B, Gi) -> (B,)"""
+    for d in range(shared.shape[0]):
+        base = own.dtype.type(0)
+        for f in range(shared.shape[1]):
+            base += shared[d, f]
+        for r in range(starts[d], starts[d + 1]):
+            total = base
+            for f in range(own.shape[1]):
+                total += own[r, f]
+            out[r] = total
+
+
+@compiled
+def sum_weights_gradient(gradient: Array, starts: Array, of_shared: Array, of_own: Array) -> None:
+    """Each weight has the gradient of its row, or of all rows of its display."""
+    for d in range(of_shared.shape[0]):
+        total = of_own.dtype.type(0)
+        for r in range(starts[d], starts[d + 1]):
+            total += gradient[r]
+            for f in range(of_own.shape[1]):
+                of_own[r, f] = gradient[r]
+        for f in range(of_shared.shape[1]):
+            of_shared[d, f] = total
+
+
 # --- all pairs of fields (Rendle 2010, lemma 3.1) -----------------------------------------------------------------
 
 

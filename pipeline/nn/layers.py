@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from pipeline.nn import functions
 from pipeline.nn.batches import Batch, Inputs, Side, Values
 
-INITIAL_DEVIATION = 0.05  # of embeddings; weights begin at 0
+INITIAL_DEVIATION = 0.01  # of embeddings; weights begin at 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +132,11 @@ class Linear(nn.Module):
         self.impression = nn.Parameter(torch.zeros(len(inputs.impression.numeric)))
 
     def forward(self, x: Embedded) -> Tensor:
-        shared = self.bias + x.weights.display.sum(1) + x.numbers.display @ self.display
-        own = x.weights.impression.sum(1) + x.numbers.impression @ self.impression
-        return functions.spread(shared, x.weights.batch) + own
+        weights, numbers = x.weights, x.numbers
+        logit = self.bias + functions.sum_weights(weights.display, weights.impression, weights.batch)
+        if len(self.display):
+            logit = logit + functions.spread(numbers.display @ self.display, weights.batch)
+        return logit + numbers.impression @ self.impression if len(self.impression) else logit
 
 
 def fm(embeddings: Sides) -> Tensor:
@@ -179,7 +181,11 @@ class MLP(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for i, size in enumerate(hidden):
-            layers += [nn.Linear(hidden[i - 1], size) if i else Shared(inputs, size), nn.ReLU(), Dropout(dropout)]
+            layers += [
+                nn.Linear(hidden[i - 1], size) if i else Shared(inputs, size),
+                nn.ReLU(inplace=True),
+                Dropout(dropout),
+            ]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1, bias=False)) if hidden else None
 
     def forward(self, x: Sides) -> Tensor:

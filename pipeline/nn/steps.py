@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -42,8 +42,9 @@ class Optimizer:
         found = self.threads.run(
             [partial(self._gradients, piece, batch, seed * 1000 + i) for i, piece in enumerate(pieces)]
         )
-        for parameter, gradients in zip(self.dense, zip(*(dense for _, dense, _ in found), strict=True), strict=True):
-            parameter.grad = _sum([gradient for gradient in gradients if gradient is not None])
+        for parameter, *gradients in zip(self.dense, *(dense for _, dense, _ in found), strict=True):
+            used = [gradient for gradient in gradients if gradient is not None]
+            parameter.grad = reduce(torch.add, used) if used else None
         self.adam.step()
         for table, optimizer in self.rows.items():
             own = [gradient for _, _, rows in found for gradient in rows if gradient.read.table is table]
@@ -75,7 +76,3 @@ class Optimizer:
         self.adam.load_state_dict(contents["adam"])
         for optimizer, state in zip(self.rows.values(), contents["rows"], strict=True):
             optimizer.load_state_dict(state)
-
-
-def _sum(gradients: list[Tensor]) -> Tensor | None:
-    return torch.stack(gradients).sum(0) if gradients else None

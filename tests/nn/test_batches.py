@@ -175,7 +175,7 @@ def test_pieces_are_the_batch(
     inputs = Inputs(fields)
     for rows, batch in Reader(part, inputs, size).in_order():
         pieces, start = batch.pieces(), rows.start
-        wanted = 1 if batch.rows < piece_rows else max(2, batch.rows // piece_rows)
+        wanted = 1 if batch.rows < piece_rows // 2 else max(2, batch.rows // piece_rows)
         assert len(pieces) == min(batch.displays, wanted)
         for piece in pieces:
             assert_same_as_files(piece, list(range(start, start + piece.rows)), inputs, displays)

@@ -73,6 +73,16 @@ def test_fm(fields: tuple[int, int]) -> None:
 
 
 @pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("fields", [(2, 3), (0, 3), (2, 0)])
+def test_sum_weights(fields: tuple[int, int]) -> None:
+    display, impression = drawn(len(LENGTHS), fields[0]), drawn(ROWS, fields[1])
+    expected = torch.cat([by_row(display), impression], dim=1).sum(1)
+    assert_same(functions.sum_weights(display, impression, make_batch()), expected, [display, impression])
+    checked = lambda a, b: functions.sum_weights(a, b, make_batch())  # noqa: E731
+    assert torch.autograd.gradcheck(checked, (display, impression))
+
+
+@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("sizes", [(5, 3), (0, 3), (5, 0)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_shared(sizes: tuple[int, int], bias: bool) -> None:

@@ -319,11 +319,11 @@ def test_history_without_displays(single: RuntimeConfig, tmp_path: Path) -> None
 def test_threads_do_not_change_a_bit(runtime: RuntimeConfig, tmp_path: Path) -> None:
     """Batches are large enough to be cut into pieces for several threads; dropout, bags and shared fields included."""
     world = write_mixed(tmp_path / "encoded", displays=3000, seed=6)
-    config = replace(CONFIG, batch_displays=1500, embedding_dim=16, hidden=(64, 32), epochs=2, evaluations=1)
+    config = replace(CONFIG, batch_displays=3000, embedding_dim=16, hidden=(64, 32), epochs=2, evaluations=1)
     part = world.part("history")
-    _, batch = next(Reader(part, Inputs(list(world.fields.values())), 1500).in_order())
+    _, batch = next(Reader(part, Inputs(list(world.fields.values())), 3000).in_order())
     assert len(batch.pieces()) > 3
-    states = [fit(world, replace(runtime, threads=n), config)[0].network.state_dict() for n in (1, 2, 2, 3)]
+    states = [fit(world, replace(runtime, threads=n), config)[0].network.state_dict() for n in (1, 2, 3)]
     for name, tensor in states[0].items():
         assert all(torch.equal(tensor, other[name]) for other in states[1:]), name
 

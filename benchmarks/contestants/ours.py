@@ -1,0 +1,33 @@
+"""This project's DeepFM, as the stage `train` runs it: fit and predict, reading from disk included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.runtime import RuntimeConfig
+from pipeline.models.base import load_kind
+from pipeline.schemas.encoded import Encoded
+from pipeline.schemas.fitting import FitOptions
+
+
+def run(benchmark: Any, loss: str = "pointwise") -> Any:
+    settings, encoded = benchmark.settings, Encoded(benchmark.folder / "encoded")
+    history, target = encoded.part("history"), encoded.part("target")
+    kind = load_kind("deepfm")
+    config = kind.config(
+        embedding_dim=settings["embedding"],
+        hidden=tuple(settings["hidden"]),
+        dropout=0.0,
+        l2=0.0,
+        loss=loss,
+        batch_displays=round(settings["batch"] * history.displays / history.rows),
+    )
+    options = FitOptions(runtime=RuntimeConfig(threads=settings["threads"], device="cpu"), length=settings["epochs"])
+    warm = kind.build(config)  # loads the compiled loops, or compiles them at the first run ever
+    warm.fit(encoded, FitOptions(runtime=options.runtime, length=1e-9))
+    warm.predict(target)
+    model = kind.build(config)
+    benchmark.timed("training", lambda: model.fit(encoded, options))
+    return np.asarray(benchmark.timed("inference", lambda: model.predict(target)))

@@ -1,0 +1,57 @@
+"""Runs one contestant of benchmarks/models.py: `python run.py NAME FOLDER`; the last line of its output is JSON."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Benchmark:
+    """The data, the settings, and a stopwatch for a contestant."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings: dict[str, Any] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        self.seconds: dict[str, tuple[float, float]] = {}  # by the clock, and of all cores together
+
+    def codes(self, part: str) -> NDArray[np.int32]:
+        """(N, F): each field's codes from 0. part: history or target."""
+        return np.load(self.folder / f"{part}_codes.npy")  # type: ignore[no-any-return]
+
+    def clicked(self, part: str) -> NDArray[np.uint8]:
+        """(N,)"""
+        return np.load(self.folder / f"{part}_clicked.npy")  # type: ignore[no-any-return]
+
+    def timed(self, what: str, call: Callable[[], Any]) -> Any:
+        """Time the one call of training, or of inference."""
+        start = time.perf_counter(), time.process_time()
+        result = call()
+        self.seconds[what] = time.perf_counter() - start[0], time.process_time() - start[1]
+        return result
+
+
+def main() -> None:
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    benchmark = Benchmark(folder)
+    logits = importlib.import_module(name).run(benchmark)  # (N,) of target
+    np.save(folder / f"{name}.npy", np.asarray(logits, dtype=np.float32))
+    rows = {part: len(np.load(folder / f"{part}_clicked.npy", mmap_mode="r")) for part in ("history", "target")}
+    work = {"training": rows["history"] * benchmark.settings["epochs"], "inference": rows["target"]}
+    result = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    for what, count in work.items():
+        clock, cpu = benchmark.seconds[what]
+        result |= {what: count / clock, f"{what}_cpu": count / cpu}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
