@@ -25,10 +25,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.nn import functions
 from pipeline.nn.batches import Batch, Inputs, Side, Values
+from pipeline.nn.pruning import prune
 
+NORM_EPSILON = 1e-5
 INITIAL_DEVIATION = 0.01  # of embeddings; weights begin at 0
 
 
@@ -144,6 +147,42 @@ def fm(embeddings: Sides) -> Tensor:
     return functions.fm(embeddings.display, embeddings.impression, embeddings.batch)
 
 
+class WeightedPairs(nn.Module):
+    """Sum over pairs of fields of r_ij <e_i, e_j> (Pan et al. 2018, FwFM); with all r_ij = 1 it is `fm`. (B,)
+
+    What pairs of two fields of displays give is computed once for each display, and so is the sum over a display's own
+    fields that a field of impressions is multiplied with.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__()
+        self.displays = len(inputs.display.embedded)
+        # those above the diagonal count
+        self.weight = nn.Parameter(torch.ones(inputs.embedded, inputs.embedded).triu(1))
+
+    def matrix(self) -> Tensor:
+        """R, symmetric, 0 on its diagonal. (G, G)"""
+        upper = self.weight.triu(1)
+        return upper + upper.t()
+
+    def prune(self, share: float) -> None:
+        """Set the smallest to 0: a share of the pairs."""
+        with torch.no_grad():
+            above = torch.ones_like(self.weight, dtype=torch.bool).triu(1)
+            pairs = self.weight[above]
+            prune(pairs, share)
+            self.weight[above] = pairs
+
+    def forward(self, embeddings: Sides) -> Tensor:
+        of_display, of_impression = self.matrix().split([self.displays, len(self.weight) - self.displays])
+        shared = torch.einsum("ij,nje->nie", of_display[:, : self.displays], embeddings.display)
+        both = torch.einsum("ij,nje->nie", of_impression[:, : self.displays], embeddings.display)
+        own = torch.einsum("ij,nje->nie", of_impression[:, self.displays :], embeddings.impression)
+        display = 0.5 * (shared * embeddings.display).sum((1, 2))  # (D,)
+        impression = (functions.spread(both, embeddings.batch) + 0.5 * own) * embeddings.impression
+        return functions.spread(display, embeddings.batch) + impression.sum((1, 2))
+
+
 class Shared(nn.Module):
     """A linear layer on rows [display, impression], its product with the display's part made once for each display.
 
@@ -174,19 +213,48 @@ def input_sizes(inputs: Inputs, size: int) -> tuple[int, int]:
     return display, impression
 
 
-class MLP(nn.Module):
-    """Linear, ReLU, dropout for each hidden size, then one logit. Sides of (n, inputs) -> (B,); no hidden layer: 0."""
+def variance_only(x: Tensor) -> Tensor:
+    """LayerNorm without its mean, gain and bias: x / sqrt(var + eps) over the last dimension (Wang et al. 2020)."""
+    variance = (x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)
+    return x * torch.rsqrt(variance + NORM_EPSILON)
 
-    def __init__(self, inputs: tuple[int, int], hidden: Sequence[int], dropout: float) -> None:
+
+def layer_norm(x: Tensor) -> Tensor:
+    """(x - mean) / sqrt(var + eps) over the last dimension, without gain and bias (Ba, Kiros and Hinton 2016)."""
+    return functional.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON)
+
+
+#: Of the items of a batch, each by itself: nothing here depends on what else is in it.
+NORMS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "layer": layer_norm, "variance": variance_only}
+
+
+class Norm(nn.Module):
+    """One of NORMS as a layer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return NORMS[self.name](x)
+
+
+class MLP(nn.Module):
+    """Linear, norm (none unless named), ReLU, dropout for each hidden size, then one logit. Sides of (n, inputs) ->
+    (B,); no hidden layer: 0.
+    """
+
+    def __init__(self, inputs: tuple[int, int], hidden: Sequence[int], dropout: float, norm: str = "none") -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for i, size in enumerate(hidden):
-            layers += [
-                nn.Linear(hidden[i - 1], size) if i else Shared(inputs, size),
-                nn.ReLU(inplace=True),
-                Dropout(dropout),
-            ]
+            layers.append(nn.Linear(hidden[i - 1], size) if i else Shared(inputs, size))
+            layers += [Norm(norm)] * (norm != "none") + [nn.ReLU(inplace=True), Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1, bias=False)) if hidden else None
+
+    def weights(self) -> list[Tensor]:
+        """All matrices, as they are stored: a shared layer has one for either side."""
+        return [parameter for parameter in self.parameters() if parameter.dim() == 2]
 
     def forward(self, x: Sides) -> Tensor:
         if self.layers is None:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.nn import batches, functions, gathering, kernels, layers, losses, rows, steps, training
-from pipeline.nn.batches import Inputs
+from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.training import Network, NetworkTrainer, TrainingConfig, device_of, predict
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 from pipeline.schemas.fitting import FitOptions, Fitted
@@ -54,7 +55,12 @@ class NetworkModel:
         if self.network is None:
             raise ValueError("fit or load the model before predicting")
         device, cores = device_of(self.runtime), self.runtime.cores
-        return predict(self.network, Inputs(self.fields), part, self.config, device, cores)
+        return predict(self.scorer(), Inputs(self.fields), part, self.config, device, cores)
+
+    def scorer(self) -> Callable[[Batch], Tensor]:
+        """What gives the logits of a batch in prediction: the network itself."""
+        assert self.network is not None
+        return self.network
 
     def save(self, folder: Path) -> None:
         if self.network is None:

@@ -30,6 +30,8 @@ from pipeline.schemas.encoded import EncodedPart
 from pipeline.schemas.features import Scope
 from pipeline.schemas.predictions import labels_of, within_display_logits
 
+PRUNINGS = 20
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
@@ -80,6 +82,13 @@ class Network(nn.Module):
         super().__init__()
         self.embed = FieldEmbedding(inputs, embedding_size)
         self.linear = Linear(inputs)
+
+    def prune(self, epoch: float) -> bool:
+        """Make the network smaller, if it is of that kind; called PRUNINGS times an epoch and before each evaluation.
+
+        epoch: how many are done. Returns whether a network of this time is one to keep: only such are evaluated.
+        """
+        return True
 
 
 @dataclass(slots=True)
@@ -152,7 +161,10 @@ class NetworkTrainer:
                 for batch in self.reader.shuffled((self.config.seed, state.epoch), skip=state.step):
                     self._step(batch.to(self.device))
                     shown.update(1)
-                    evaluate = target is not None and self._is_evaluation(state.step)
+                    evaluate = target is not None and self._is_time(state.step, self.config.evaluations)
+                    last = state.epoch * self.batches + state.step >= total
+                    if evaluate or last or self._is_time(state.step, PRUNINGS):
+                        evaluate = self.network.prune(state.epoch + state.step / self.batches) and evaluate
                     if evaluate:
                         assert target is not None
                         self._evaluate(target, report)
@@ -173,9 +185,8 @@ class NetworkTrainer:
         state.losses += 1
         state.step += 1
 
-    def _is_evaluation(self, step: int) -> bool:
-        """After each of `evaluations` even parts of an epoch."""
-        parts = self.config.evaluations
+    def _is_time(self, step: int, parts: int) -> bool:
+        """After each of some even parts of an epoch."""
         return (step * parts) // self.batches > ((step - 1) * parts) // self.batches
 
     def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
@@ -223,10 +234,16 @@ def device_of(runtime: RuntimeConfig) -> torch.device:
 
 
 def predict(
-    network: nn.Module, inputs: Inputs, part: EncodedPart, config: TrainingConfig, device: torch.device, cores: int
+    network: Callable[[Batch], Tensor],
+    inputs: Inputs,
+    part: EncodedPart,
+    config: TrainingConfig,
+    device: torch.device,
+    cores: int,
 ) -> NDArray[np.float32]:
-    """The network's scores (N,) as logits of a click: a listwise network's are turned into them within each display."""
-    network.eval()
+    """A network's scores (N,) as logits of a click: a listwise network's are turned into them within each display."""
+    if isinstance(network, nn.Module):
+        network.eval()
     score = np.empty(part.rows, dtype=np.float32)
 
     def fill(rows: slice, batch: Batch) -> None:

@@ -32,13 +32,16 @@ KINDS = model_kinds()
 #: What makes a kind learn a hundred displays by heart; one that is not named here must manage with its defaults.
 OVERFITTING: dict[str, dict[str, Any]] = {
     "lr": {"embedding_learning_rate": 0.1, "epochs": 20, "batch_displays": 16, "patience": 20, "l2": 0.0},
-    "deepfm": {
-        "embedding_learning_rate": 0.05,
-        "learning_rate": 0.01,
-        "epochs": 20,
-        "batch_displays": 16,
-        "patience": 20,
-        "hidden": (16,),
+    **{
+        kind: {
+            "embedding_learning_rate": 0.05,
+            "learning_rate": 0.01,
+            "epochs": 20,
+            "batch_displays": 16,
+            "patience": 20,
+            "hidden": (16,),
+        }
+        for kind in ("deepfm", "wide_deep", "normdnn", "dcnv2", "deeplight")
     },
     "lightgbm": {"rounds": 60, "min_data_in_leaf": 2, "num_leaves": 31, "learning_rate": 0.2},
 }

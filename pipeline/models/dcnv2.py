@@ -1,0 +1,90 @@
+"""DCN V2: Wang et al. 2021, "DCN V2: improved deep & cross network" (eq. 1 and 3), its two parts in parallel.
+
+x_0     = [e_1, ..., e_F, numbers]
+x_{l+1} = x_0 * (W_l x_l + b_l) + x_l                       (eq. 1), * by element
+W_l     = U_l V_l^T                                         (section 3.5), of low rank
+h       = MLP(x_0)                                          (eq. 2)
+logit   = <w_cross, x_L> + <w_deep, h> + b                  (eq. 3 and 4)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.config import check
+from pipeline.models.base import Choice, Model, SearchSpace, Uniform
+from pipeline.nn.batches import Batch, Inputs
+from pipeline.nn.layers import MLP, input_sizes
+from pipeline.nn.model import NetworkModel
+from pipeline.nn.training import Network, TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(TrainingConfig):
+    """embedding_dim: D. cross_layers: L. rank: of each W; null for a full matrix.
+
+    hidden: sizes of the MLP's layers; none: the cross network alone. dropout: after each layer of the MLP.
+    """
+
+    embedding_dim: int = 8
+    cross_layers: int = 2
+    rank: int | None = 32
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        check(self.embedding_dim >= 1, f"embedding_dim: must be 1 or more, found {self.embedding_dim}")
+        check(self.cross_layers >= 1, f"cross_layers: must be 1 or more, found {self.cross_layers}")
+        check(self.rank is None or self.rank >= 1, f"rank: must be 1 or more, or null, found {self.rank}")
+        check(all(size >= 1 for size in self.hidden), f"hidden: sizes must be 1 or more, found {list(self.hidden)}")
+        check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
+
+
+SEARCH_SPACE: SearchSpace = {
+    "embedding_dim": Choice(values=(4, 8, 16)),
+    "cross_layers": Choice(values=(1, 2, 3)),
+    "rank": Choice(values=(16, 32, 64)),
+    "hidden": Choice(values=((64,), (128, 64), (256, 128))),
+    "dropout": Uniform(low=0.0, high=0.5),
+    "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
+    "embedding_learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
+    "l2": Uniform(low=1e-6, high=1e-2, log=True),
+}
+
+
+class Cross(nn.Module):
+    """x_0, x_l (B, n) -> x_{l+1} (B, n)."""
+
+    def __init__(self, size: int, rank: int | None) -> None:
+        super().__init__()
+        if rank is None or rank >= size:
+            self.times: nn.Module = nn.Linear(size, size)
+        else:
+            self.times = nn.Sequential(nn.Linear(size, rank, bias=False), nn.Linear(rank, size))  # U V^T x + b
+
+    def forward(self, x_0: Tensor, x_l: Tensor) -> Tensor:
+        return torch.addcmul(x_l, x_0, self.times(x_l))
+
+
+class DCNv2(Network):
+    def __init__(self, inputs: Inputs, config: Config) -> None:
+        super().__init__(inputs, config.embedding_dim)
+        sizes = input_sizes(inputs, config.embedding_dim)
+        self.crosses = nn.ModuleList(Cross(sum(sizes), config.rank) for _ in range(config.cross_layers))
+        self.w_cross = nn.Linear(sum(sizes), 1)
+        self.mlp = MLP(sizes, config.hidden, config.dropout)
+
+    def forward(self, batch: Batch) -> Tensor:
+        x = self.embed(batch)
+        x_0 = x_l = x.inputs.rows()  # (B, n)
+        for cross in self.crosses:
+            x_l = cross(x_0, x_l)
+        return self.w_cross(x_l).squeeze(1) + self.mlp(x.inputs)  # (B,)
+
+
+def build(config: Config) -> Model:
+    return NetworkModel(DCNv2, config)

@@ -1,0 +1,112 @@
+"""DeepLight: Deng et al. 2021, "DeepLight: deep lightweight feature interactions" (arXiv 2002.06987).
+
+logit    = lr + sum_{i<j} r_ij <e_i, e_j> + MLP([e_1, ..., e_F, numbers])         DeepFwFM: pairs have weights
+pruning  : of the field pairs R, of the MLP's weights and of the embeddings, the smallest are set to 0 while it trains
+s(t)     = S (1 - damping^(t / Omega))                                            (algorithm 1) after a warm-up
+inference: a compiled loop (nn.sparse) that only multiplies what is left
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.core.config import check
+from pipeline.models.base import Choice, Model, SearchSpace, Uniform
+from pipeline.nn.batches import Batch, Inputs
+from pipeline.nn.layers import MLP, WeightedPairs, input_sizes
+from pipeline.nn.model import NetworkModel
+from pipeline.nn.pruning import prune, sparsity_at
+from pipeline.nn.sparse import SparseNetwork
+from pipeline.nn.training import Network, TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(TrainingConfig):
+    """embedding_dim: D. hidden: sizes of the MLP's layers. dropout: after each layer.
+
+    embedding_sparsity, hidden_sparsity, pair_sparsity: the shares of embeddings, of the MLP's weights and of field
+    pairs that are 0 in the end; with all three 0 nothing is pruned. warmup, omega: how long nothing is pruned, and
+    after how much longer the shares are reached, as shares of `epochs`. damping: how much of the way is then left,
+    before the rest is pruned at once. Only a network that is pruned in full is measured.
+    """
+
+    embedding_dim: int = 8
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.1
+    embedding_sparsity: float = 0.9
+    hidden_sparsity: float = 0.95
+    pair_sparsity: float = 0.6
+    warmup: float = 0.15
+    omega: float = 0.35
+    damping: float = 0.02
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        check(self.embedding_dim >= 1, f"embedding_dim: must be 1 or more, found {self.embedding_dim}")
+        check(all(size >= 1 for size in self.hidden), f"hidden: sizes must be 1 or more, found {list(self.hidden)}")
+        for name in ("dropout", "embedding_sparsity", "hidden_sparsity", "pair_sparsity"):
+            check(0 <= getattr(self, name) < 1, f"{name}: must be from 0 to below 1, found {getattr(self, name)}")
+        check(self.warmup >= 0, f"warmup: must be 0 or more, found {self.warmup}")
+        check(self.omega > 0, f"omega: must be above 0, found {self.omega}")
+        check(self.warmup + self.omega <= 1, "warmup + omega: must be at most 1, or training ends before pruning does")
+        check(0 < self.damping < 1, f"damping: must be between 0 and 1, found {self.damping}")
+
+    @property
+    def pruned(self) -> bool:
+        return max(self.embedding_sparsity, self.hidden_sparsity, self.pair_sparsity) > 0
+
+
+SEARCH_SPACE: SearchSpace = {
+    "embedding_dim": Choice(values=(4, 8, 16)),
+    "hidden": Choice(values=((128, 64), (256, 128))),
+    "dropout": Uniform(low=0.0, high=0.5),
+    "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
+    "embedding_learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
+    "l2": Uniform(low=1e-6, high=1e-2, log=True),
+}
+
+
+class DeepLight(Network):
+    def __init__(self, inputs: Inputs, config: Config) -> None:
+        super().__init__(inputs, config.embedding_dim)
+        self.config = config
+        self.pairs = WeightedPairs(inputs)
+        self.mlp = MLP(input_sizes(inputs, config.embedding_dim), config.hidden, config.dropout)
+
+    def forward(self, batch: Batch) -> Tensor:
+        x = self.embed(batch)
+        y_fwfm = self.linear(x) + self.pairs(x.embeddings)  # (B,)
+        return y_fwfm + self.mlp(x.inputs)
+
+    def prune(self, epoch: float) -> bool:
+        """Prune as far as s(t) says at that time; whether that is all."""
+        c = self.config
+        warmup, omega = c.warmup * c.epochs, c.omega * c.epochs
+
+        def share(target: float) -> float:
+            return sparsity_at(epoch, target, warmup, omega, c.damping)
+
+        prune(self.embed.weight[:, 1:], share(c.embedding_sparsity))
+        self.pairs.prune(share(c.pair_sparsity))
+        for weight in self.mlp.weights():
+            prune(weight, share(c.hidden_sparsity))
+        return not c.pruned or epoch >= warmup + omega
+
+
+class DeepLightModel(NetworkModel):
+    """Infers by what is left of the network, where that runs (on a CPU)."""
+
+    def scorer(self) -> Callable[[Batch], Tensor]:
+        """The compiled loop, if anything was pruned."""
+        network = super().scorer()
+        assert isinstance(network, DeepLight)
+        if not network.config.pruned or network.embed.weight.device.type != "cpu":
+            return network
+        return SparseNetwork(network.embed, network.linear, network.pairs, network.mlp)
+
+
+def build(config: Config) -> Model:
+    return DeepLightModel(DeepLight, config)

@@ -1,0 +1,75 @@
+"""NormDNN: Wang, She, Zhang and Zhang 2020, "Correct normalization matters" (arXiv 2006.12753).
+
+logit = lr + MLP                                            the wide and the deep part
+lr    = b + sum_i w_i
+MLP   : h_0     = [norm(e_1), ..., norm(e_F), numbers]      normalised embeddings
+        h_{l+1} = relu(norm(W_l h_l + b_l))                 normalised before each activation
+norm  : x / sqrt(var(x) + eps)                              variance-only LayerNorm: of LayerNorm, the variance is what
+                                                            works; mean, gain and bias are left out
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from pipeline.core.config import check
+from pipeline.models.base import Choice, Model, SearchSpace, Uniform
+from pipeline.nn.batches import Batch, Inputs
+from pipeline.nn.layers import MLP, NORMS, input_sizes, join
+from pipeline.nn.model import NetworkModel
+from pipeline.nn.training import Network, TrainingConfig
+
+NormName = Literal["none", "layer", "variance"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(TrainingConfig):
+    """embedding_dim: D. hidden: sizes of the MLP's layers. dropout: after each layer.
+
+    embedding_norm, hidden_norm: of the embeddings, and of what goes into each activation. With both `none` it is the
+    plain network.
+    """
+
+    embedding_dim: int = 8
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.1
+    embedding_norm: NormName = "variance"
+    hidden_norm: NormName = "variance"
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        check(self.embedding_dim >= 2, f"embedding_dim: must be 2 or more, found {self.embedding_dim}")
+        check(bool(self.hidden), "hidden: expected at least one layer")
+        check(all(size >= 2 for size in self.hidden), f"hidden: sizes must be 2 or more, found {list(self.hidden)}")
+        check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
+
+
+SEARCH_SPACE: SearchSpace = {
+    "embedding_dim": Choice(values=(4, 8, 16)),
+    "hidden": Choice(values=((64,), (128, 64), (256, 128))),
+    "dropout": Uniform(low=0.0, high=0.5),
+    "embedding_norm": Choice(values=("none", "layer", "variance")),
+    "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
+    "embedding_learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
+    "l2": Uniform(low=1e-6, high=1e-2, log=True),
+}
+
+
+class NormDNN(Network):
+    def __init__(self, inputs: Inputs, config: Config) -> None:
+        super().__init__(inputs, config.embedding_dim)
+        sizes = input_sizes(inputs, config.embedding_dim)
+        self.norm = NORMS[config.embedding_norm]
+        self.mlp = MLP(sizes, config.hidden, config.dropout, config.hidden_norm)
+
+    def forward(self, batch: Batch) -> Tensor:
+        x = self.embed(batch)
+        h_0 = join(x.embeddings.map(self.norm), x.numbers)  # (n, F * D + K)
+        return self.linear(x) + self.mlp(h_0)  # (B,)
+
+
+def build(config: Config) -> Model:
+    return NetworkModel(NormDNN, config)

@@ -1,0 +1,69 @@
+"""Wide & Deep: Cheng et al. 2016, "Wide & deep learning for recommender systems" (section 3).
+
+logit = w_wide^T [x, phi(x)] + w_deep^T a^(L) + b           (eq. 3)
+phi   : cross-product transformations of pairs of fields    (eq. 1), hashed
+a^(l) = relu(W^(l) a^(l-1) + b^(l)), a^(0) = [e_1, ..., e_F, numbers]             (eq. 2)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.core.config import check
+from pipeline.models.base import Choice, Model, SearchSpace, Uniform
+from pipeline.nn.batches import Batch, Inputs
+from pipeline.nn.crosses import Crosses
+from pipeline.nn.layers import MLP, input_sizes
+from pipeline.nn.model import NetworkModel
+from pipeline.nn.training import Network, TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(TrainingConfig):
+    """crosses: pairs of fields such as `viewed_document x ad_id`, each hashed into 2^cross_bits weights.
+
+    embedding_dim: D. hidden: sizes of the MLP's layers; none: the wide part alone. dropout: after each layer.
+    """
+
+    crosses: tuple[str, ...] = ()
+    cross_bits: int = 18
+    embedding_dim: int = 8
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        check(1 <= self.cross_bits <= 30, f"cross_bits: must be from 1 to 30, found {self.cross_bits}")
+        check(self.embedding_dim >= 1, f"embedding_dim: must be 1 or more, found {self.embedding_dim}")
+        check(all(size >= 1 for size in self.hidden), f"hidden: sizes must be 1 or more, found {list(self.hidden)}")
+        check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
+
+
+SEARCH_SPACE: SearchSpace = {
+    "embedding_dim": Choice(values=(4, 8, 16)),
+    "hidden": Choice(values=((64,), (128, 64), (256, 128))),
+    "dropout": Uniform(low=0.0, high=0.5),
+    "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
+    "embedding_learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
+    "l2": Uniform(low=1e-6, high=1e-2, log=True),
+}
+
+
+class WideDeep(Network):
+    def __init__(self, inputs: Inputs, config: Config) -> None:
+        super().__init__(inputs, config.embedding_dim)
+        self.phi = Crosses(inputs, config.crosses, config.cross_bits) if config.crosses else None
+        self.mlp = MLP(input_sizes(inputs, config.embedding_dim), config.hidden, config.dropout)
+
+    def forward(self, batch: Batch) -> Tensor:
+        x = self.embed(batch)
+        wide = self.linear(x)  # (B,)
+        if self.phi is not None:
+            wide = wide + self.phi(batch)
+        return wide + self.mlp(x.inputs)
+
+
+def build(config: Config) -> Model:
+    return NetworkModel(WideDeep, config)

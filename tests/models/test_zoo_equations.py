@@ -1,0 +1,302 @@
+"""Logits of the further networks against naive loops over their papers' formulas, and how they nest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.core.errors import ParameterError
+from pipeline.core.runtime import RuntimeConfig
+from pipeline.metrics import map12
+from pipeline.models import dcnv2, deepfm, deeplight, normdnn, wide_deep
+from pipeline.models.base import load_kind
+from pipeline.nn.batches import Inputs, Reader
+from pipeline.nn.crosses import Crosses
+from pipeline.nn.layers import NORM_EPSILON, Shared, layer_norm, variance_only
+from pipeline.nn.pruning import sparsity
+from pipeline.nn.sparse import SparseNetwork
+from pipeline.schemas.encoded import Encoded
+from pipeline.schemas.fitting import FitOptions
+from pipeline.schemas.predictions import labels_of, within_display_logits
+from tests.models.test_equations import (
+    Floats,
+    logits_of,
+    naive_linear,
+    naive_terms,
+    randomised,
+)
+from tests.synthetic import Displays, categorical, write_encoded, write_mixed
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
+    return write_mixed(tmp_path_factory.mktemp("zoo") / "encoded", displays=40, seed=5)
+
+
+@pytest.fixture(scope="module")
+def inputs(world: Encoded) -> Inputs:
+    return Inputs(list(world.fields.values()))
+
+
+def norm(name: str, x: Floats) -> Floats:
+    if name == "none":
+        return x
+    variance = np.mean((x - x.mean()) ** 2)
+    return (x - (x.mean() if name == "layer" else 0)) / np.sqrt(variance + NORM_EPSILON)
+
+
+def naive_mlp(layers: Any, x: Floats, hidden_norm: str = "none") -> float:
+    linears = [m for m in layers if isinstance(m, (torch.nn.Linear, Shared))]
+    for layer in linears[:-1]:
+        x = layer.weight.detach().numpy().astype(float) @ x + layer.bias.detach().numpy().astype(float)
+        x = np.maximum(norm(hidden_norm, x), 0)
+    return float((linears[-1].weight.detach().numpy().astype(float) @ x)[0])
+
+
+# --- normdnn ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("embedding_norm", ["none", "layer", "variance"])
+@pytest.mark.parametrize("hidden_norm", ["none", "layer", "variance"])
+def test_normdnn(world: Encoded, inputs: Inputs, embedding_norm: Any, hidden_norm: Any) -> None:
+    config = normdnn.Config(
+        embedding_dim=3, hidden=(6, 5), embedding_norm=embedding_norm, hidden_norm=hidden_norm, dropout=0.5
+    )
+    network, part = randomised(normdnn.NormDNN(inputs, config)), world.part("history")
+    found, gap = logits_of(network, part, inputs), len(inputs.display.numeric)
+    for row in range(part.rows):
+        terms = naive_terms(network, world, part, row)
+        displays = len(inputs.display.embedded)
+        normed = [norm(embedding_norm, e) for e in terms.embeddings]
+        h_0 = np.concatenate([*normed[:displays], terms.numbers[:gap], *normed[displays:], terms.numbers[gap:]])
+        expected = naive_linear(network, terms) + naive_mlp(network.mlp.layers, h_0, hidden_norm)
+        assert found[row] == pytest.approx(expected, abs=1e-4, rel=1e-4)
+
+
+def test_norms_of_a_vector() -> None:
+    x = torch.tensor([[1.0, 2.0, 4.0, 5.0]], dtype=torch.float64)
+    np.testing.assert_allclose(variance_only(x).std(1, unbiased=False), 1, rtol=1e-5)
+    np.testing.assert_allclose(variance_only(x)[0] / x[0], (variance_only(x) / x)[0, 0].item() * np.ones(4))
+    np.testing.assert_allclose(layer_norm(x).mean(), 0, atol=1e-12)
+    assert torch.equal(variance_only(torch.zeros(2, 3)), torch.zeros(2, 3)), "an empty bag stays 0"
+    random = torch.Generator().manual_seed(0)
+    y = torch.randn(3, 5, dtype=torch.float64, generator=random, requires_grad=True)
+    assert torch.autograd.gradcheck(variance_only, (y,))
+
+
+def test_normdnn_without_norms_is_the_deep_part_and_lr(world: Encoded, inputs: Inputs) -> None:
+    """The plain network: Wide & Deep without crosses."""
+    plain = normdnn.Config(embedding_dim=3, hidden=(6,), embedding_norm="none", hidden_norm="none")
+    network = randomised(normdnn.NormDNN(inputs, plain))
+    other = wide_deep.WideDeep(inputs, wide_deep.Config(embedding_dim=3, hidden=(6,))).eval()
+    other.load_state_dict(network.state_dict())
+    part = world.part("history")
+    np.testing.assert_array_equal(logits_of(network, part, inputs), logits_of(other, part, inputs))
+
+
+# --- dcnv2 --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("hidden", [(), (5,)])
+def test_dcnv2(world: Encoded, inputs: Inputs, rank: int | None, hidden: tuple[int, ...]) -> None:
+    config = dcnv2.Config(embedding_dim=2, cross_layers=2, rank=rank, hidden=hidden)
+    network, part = randomised(dcnv2.DCNv2(inputs, config)), world.part("history")
+    found = logits_of(network, part, inputs)
+    for row in range(part.rows):
+        terms = naive_terms(network, world, part, row)
+        displays, numbers = len(inputs.display.embedded), len(inputs.display.numeric)
+        x_0 = np.concatenate(
+            [
+                *terms.embeddings[:displays],
+                terms.numbers[:numbers],
+                *terms.embeddings[displays:],
+                terms.numbers[numbers:],
+            ]
+        )
+        # rows: fields and numbers of displays come before those of impressions
+        x_l = x_0
+        for cross in network.crosses:
+            layers = [cross.times] if rank is None else list(cross.times)
+            y = x_l
+            for layer in layers:
+                y = layer.weight.detach().numpy().astype(float) @ y
+                y = y if layer.bias is None else y + layer.bias.detach().numpy()
+            x_l = np.array([a * b + c for a, b, c in zip(x_0, y, x_l, strict=True)])
+        expected = float(network.w_cross.weight.detach().numpy()[0].astype(float) @ x_l + network.w_cross.bias.item())
+        if hidden:
+            expected += naive_mlp(network.mlp.layers, terms.inputs)
+        assert found[row] == pytest.approx(expected, abs=1e-3, rel=1e-4)
+
+
+# --- wide & deep --------------------------------------------------------------------------------------------------
+
+CROSSES = ("page x ad", "topic x page", "ad x viewed", "ad x topic")
+
+
+def naive_crosses(crosses: Crosses, encoded: Encoded, inputs: Inputs, row: int) -> float:
+    """The weight of each pair of values; which one, only the layer's hash knows."""
+    part = encoded.part("history")
+    display = int(np.searchsorted(part.offsets, row, side="right")) - 1
+    firsts = {}
+    for side in (inputs.display, inputs.impression):
+        firsts |= {f.name: int(first) for f, first in zip(side.embedded, side.first_ids, strict=True)}
+    sizes = {name: encoded.fields[name] for name in firsts}
+    table = crosses.table.weight.detach().numpy()[:, 0].astype(float)
+
+    def values(name: str) -> list[tuple[int, float]]:
+        at = display if sizes[name].per == "display" else row
+        if sizes[name].kind == "categorical":
+            return [(firsts[name] + int(part.field(name)[at]), 1.0)]
+        start, end = part.field(name, "offsets")[at : at + 2]
+        return [
+            (firsts[name] + int(part.field(name, "ids")[k]), float(part.field(name, "weights")[k]))
+            for k in range(start, end)
+        ]
+
+    total = 0.0
+    ordered = sorted(CROSSES, key=lambda text: any(sizes[n].kind == "multi" for n in text.split(" x ")))
+    for region, text in enumerate(ordered):
+        a, b = sorted(text.split(" x "), key=lambda name: sizes[name].kind != "multi")
+        for i, weight in values(a):
+            for j, other in values(b):
+                mixed = (i * 2_654_435_761 % 2**31) ^ j
+                slot = (mixed * 2_654_435_761 >> 12) % 2**crosses.bits + region * 2**crosses.bits
+                total += weight * other * table[slot]
+    return total
+
+
+def test_wide_deep(world: Encoded, inputs: Inputs) -> None:
+    config = wide_deep.Config(embedding_dim=3, hidden=(6,), crosses=CROSSES, cross_bits=6)
+    network, part = randomised(wide_deep.WideDeep(inputs, config)), world.part("history")
+    assert network.phi is not None
+    found = logits_of(network, part, inputs)
+    for row in range(part.rows):
+        terms = naive_terms(network, world, part, row)
+        expected = naive_linear(network, terms) + naive_crosses(network.phi, world, inputs, row)
+        assert found[row] == pytest.approx(expected + naive_mlp(network.mlp.layers, terms.inputs), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("crosses", "message"),
+    [
+        (("page",), "expected two fields, such as `platform x ad_id`, found 'page'"),
+        (("page x nothing",), "nothing: no ids that are read"),
+        (("page x age",), "age: no ids that are read"),
+        (("topic x viewed",), "both fields have several values"),
+    ],
+)
+def test_crosses_that_make_no_sense(inputs: Inputs, crosses: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        Crosses(inputs, crosses, 4)
+
+
+def test_a_cross_is_learned_that_lr_cannot_see(tmp_path: Path, runtime: RuntimeConfig) -> None:
+    """The click is the ad whose number equals the page's, which no single field tells."""
+    random = np.random.default_rng(0)
+
+    def drawn(displays: int) -> Displays:
+        ad = np.concatenate([random.permutation(6)[:4] for _ in range(displays)])
+        page = np.array([random.choice(row) for row in ad.reshape(-1, 4)])
+        clicked = (ad == np.repeat(page, 4)).astype(np.uint8)
+        return Displays(np.full(displays, 4), {"ad": ad, "page": np.repeat(page, 4)}, clicked)
+
+    fields = [categorical("ad", 6), categorical("page", 6, "display")]
+    encoded = write_encoded(tmp_path / "encoded", fields, drawn(600), drawn(200))
+    kind = load_kind("wide_deep")
+    scores = {}
+    for crosses in ((), ("page x ad",)):
+        config = kind.config(
+            crosses=crosses, cross_bits=10, hidden=(), epochs=6, batch_displays=32, embedding_learning_rate=0.1, l2=0.0
+        )
+        model = kind.build(config)
+        model.fit(encoded, FitOptions(runtime=runtime))
+        scores[crosses] = map12(model.predict(encoded.part("target")), labels_of(encoded.part("target")))
+    assert scores[()] < 0.7
+    assert scores["page x ad",] > 0.95
+
+
+# --- deeplight ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", [(), (6,), (6, 5, 4)])
+@pytest.mark.parametrize("pruned", [False, True])
+def test_deeplight(world: Encoded, inputs: Inputs, hidden: tuple[int, ...], pruned: bool) -> None:
+    """The network and the compiled loop over what is left of it, against the formula."""
+    config = deeplight.Config(embedding_dim=3, hidden=hidden, epochs=2)
+    network, part = randomised(deeplight.DeepLight(inputs, config)), world.part("history")
+    if pruned:
+        assert network.prune(1.0)
+    found, matrix = logits_of(network, part, inputs), network.pairs.matrix().detach().numpy()
+    sparse = SparseNetwork(network.embed, network.linear, network.pairs, network.mlp)
+    quick = np.concatenate([sparse(batch).numpy() for _, batch in Reader(part, inputs, 7).in_order()])
+    for row in range(part.rows):
+        terms = naive_terms(network, world, part, row)
+        expected = naive_linear(network, terms)
+        for i, e in enumerate(terms.embeddings):
+            for j in range(i + 1, len(terms.embeddings)):
+                expected += matrix[i, j] * float(e @ terms.embeddings[j])
+        if hidden:
+            expected += naive_mlp(network.mlp.layers, terms.inputs)
+        assert found[row] == pytest.approx(expected, abs=1e-4)
+        assert quick[row] == pytest.approx(expected, abs=1e-4)
+
+
+def test_unpruned_with_all_pairs_alike_it_is_deepfm(world: Encoded, inputs: Inputs) -> None:
+    network = randomised(deepfm.DeepFM(inputs, deepfm.Config(embedding_dim=3, hidden=(6,))))
+    other = deeplight.DeepLight(inputs, deeplight.Config(embedding_dim=3, hidden=(6,))).eval()
+    missing, unexpected = other.load_state_dict(network.state_dict(), strict=False)
+    assert (missing, unexpected) == (["pairs.weight"], [])
+    part = world.part("history")
+    np.testing.assert_allclose(logits_of(network, part, inputs), logits_of(other, part, inputs), atol=1e-5)
+
+
+def test_pruning_reaches_its_shares_along_the_schedule(inputs: Inputs) -> None:
+    config = deeplight.Config(embedding_dim=8, hidden=(64, 32), epochs=10, warmup=0.1, omega=0.4, damping=0.02)
+    network = randomised(deeplight.DeepLight(inputs, config))
+
+    def shares() -> list[float]:
+        above = network.pairs.weight[torch.ones_like(network.pairs.weight, dtype=torch.bool).triu(1)]
+        weights = [network.embed.weight[:, 1:], above, *network.mlp.weights()]
+        return [sparsity(weight.detach()) for weight in weights]
+
+    assert not network.prune(1.0)
+    assert shares() == [0.0] * len(shares())
+    assert not network.prune(3.0)
+    damped = 1 - 0.02 ** (2 / 4)
+    np.testing.assert_allclose(shares()[:2], [0.9 * damped, 0.6 * damped], atol=0.03)
+    np.testing.assert_allclose(shares()[2:4], 0.95 * damped, atol=0.01)
+    kept = network.mlp.weights()[0].detach().abs()
+    smallest = kept[kept > 0].min()
+    assert network.prune(5.0)
+    np.testing.assert_allclose(shares()[:2], [0.9, 0.6], atol=0.03)
+    np.testing.assert_allclose(shares()[2:4], 0.95, atol=0.01)
+    assert network.mlp.weights()[0].detach().abs().max() == kept.max(), "the largest stay"
+    assert smallest < kept.max()
+
+
+def test_it_trains_to_its_shares_and_predicts_by_what_is_left(tmp_path: Path, runtime: RuntimeConfig) -> None:
+    encoded = write_mixed(tmp_path / "encoded", displays=300, seed=1)
+    config = deeplight.Config(embedding_dim=4, hidden=(16,), epochs=4, batch_displays=32, embedding_learning_rate=0.05)
+    model = deeplight.build(config)
+    fitted = model.fit(encoded, FitOptions(runtime=runtime))
+    assert fitted.length >= 2, "only what is pruned in full is measured"
+    assert next(point["step"] for point in fitted.curve) == 2
+    assert isinstance(model, deeplight.DeepLightModel)
+    assert isinstance(model.network, deeplight.DeepLight)
+    assert sparsity(model.network.embed.weight[:, 1:]) == pytest.approx(0.9, abs=0.02)
+    assert isinstance(model.scorer(), SparseNetwork)
+    quick = model.predict(encoded.part("target"))
+    score = logits_of(model.network.eval(), encoded.part("target"), Inputs(model.fields))
+    dense = within_display_logits(score, encoded.part("target").offsets)
+    np.testing.assert_allclose(quick, dense, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"warmup": 0.8}, {"omega": 0.0}, {"damping": 1.0}, {"pair_sparsity": 1.0}])
+def test_schedules_that_make_no_sense(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError, match=next(iter(wrong))):
+        deeplight.Config(**wrong)
