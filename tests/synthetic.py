@@ -223,6 +223,14 @@ def _random_bag(random: np.random.Generator, rows: int, size: int) -> Bag:
     return Bag.of([[(int(i), float(random.random())) for i in random.integers(0, size, count)] for count in counts])
 
 
+def alike(displays: Displays, names: Sequence[str]) -> Displays:
+    """The same displays, but all ads of one have the first one's values of some columns."""
+    first = np.repeat(displays.offsets[:-1], displays.lengths)
+    columns = {name: displays.columns[name] for name in names}
+    same = {n: Bag.of([c.row(r) for r in first]) if isinstance(c, Bag) else c[first] for n, c in columns.items()}
+    return replace(displays, columns={**displays.columns, **same})
+
+
 def write_mixed(folder: Path, displays: int = 120, seed: int = 0) -> Encoded:
     """`displays` of history, half as many of target, of `mixed`."""
     random = np.random.default_rng(seed)

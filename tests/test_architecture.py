@@ -42,7 +42,7 @@ LAYERS = (
         "features",
     },
     {"models", "collaborative"},
-    {"nn", "choice", "kaggle_client"},
+    {"nn", "factorization", "choice", "kaggle_client"},
     {"schemas"},
     {"metrics"},
     {"core"},
@@ -293,6 +293,7 @@ def is_exempt(file: Path, node: ast.FunctionDef) -> bool:
         "models": {"build", "fit", "predict", "save", "load", "forward"},
         "blending": {"score", "explain"},
         "nn": {"fit", "predict", "save", "load", "forward"},
+        "factorization": {"fit", "predict", "save", "load", "learn", "score"},
     }
     is_property = any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
     return small or is_property or node.name in contract.get(file.parent.name, ())

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.core.config import parse
 from pipeline.core.errors import ParameterError
 from pipeline.core.runtime import RuntimeConfig
+from pipeline.factorization.training import FactorizationConfig
 from pipeline.metrics import map12
 from pipeline.models.base import Choice, Kind, load_kind, model_config
 from pipeline.nn.training import TrainingConfig
@@ -31,7 +32,9 @@ KINDS = model_kinds()
 
 #: What makes a kind learn a hundred displays by heart; one that is not named here must manage with its defaults.
 OVERFITTING: dict[str, dict[str, Any]] = {
-    "lr": {"embedding_learning_rate": 0.1, "epochs": 20, "batch_displays": 16, "patience": 20, "l2": 0.0},
+    "lr": {"epochs": 20, "patience": 20},
+    "fm": {"epochs": 20, "patience": 20},
+    "ffm": {"epochs": 20, "patience": 20},
     **{
         kind: {
             "embedding_learning_rate": 0.05,
@@ -91,7 +94,7 @@ def score(kind: Kind, config: Any, encoded: Encoded, options: FitOptions, part: 
 
 
 def test_the_known_kinds_are_found() -> None:
-    assert {"ad_ctr", "lr", "deepfm", "lightgbm"} <= set(KINDS)
+    assert {"ad_ctr", "lr", "fm", "ffm", "deepfm", "lightgbm"} <= set(KINDS)
 
 
 def test_learns_a_small_set(kind: Kind, world: Encoded, single: RuntimeConfig) -> None:
@@ -272,7 +275,7 @@ def test_reads_only_its_fields(
 def test_fields_of_one_kind(kind: Kind, world: Encoded, single: RuntimeConfig, fields: tuple[str, ...]) -> None:
     if "fields" not in {f.name for f in dataclasses.fields(kind.config)}:
         pytest.skip("reads no fields of choice")
-    if fields == ("topic",) and not issubclass(kind.config, TrainingConfig):
+    if fields == ("topic",) and not issubclass(kind.config, (TrainingConfig, FactorizationConfig)):
         with pytest.raises(ParameterError, match="topic"):
             score(kind, short(kind, fields=fields), world, FitOptions(runtime=single))
         return
@@ -363,7 +366,7 @@ def test_tuned_values_override(tmp_path: Path) -> None:
         ("models: {mine: {l2: 1}}", "missing key 'kind'"),
         ("models: {mine: {kind: lrr}}", "no model of kind 'lrr'"),
         ("models: {mine: {kind: base}}", "holds no Config"),
-        ("models: {mine: {kind: lr, l2: -1}}", "l2: must be 0 or more, found -1"),
+        ("models: {mine: {kind: deepfm, l2: -1}}", "l2: must be 0 or more, found -1"),
         ("models: {mine: {kind: lr, seed: -1}}", "seed: must be 0 or more, found -1"),
         ("models: {mine: {kind: deepfm, hidden: 64}}", "hidden: must be a list, found 64"),
         ("models: {mine: {kind: deepfm, dropout: 1}}", "dropout: must be from 0 to below 1, found 1"),

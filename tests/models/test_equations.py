@@ -16,8 +16,6 @@ from pipeline.core.runtime import RuntimeConfig
 from pipeline.models.base import load_kind
 from pipeline.models.deepfm import Config as DeepFMConfig
 from pipeline.models.deepfm import DeepFM
-from pipeline.models.lr import Config as LogisticRegressionConfig
-from pipeline.models.lr import LogisticRegression
 from pipeline.nn.batches import Inputs, Reader
 from pipeline.nn.layers import Shared
 from pipeline.nn.rows import Gradient, add_up
@@ -112,14 +110,6 @@ def naive_mlp(network: DeepFM, x: Floats) -> float:
     return float(linears[-1].weight.detach().numpy().astype(float)[0] @ x)
 
 
-def test_lr(world: Encoded) -> None:
-    inputs, part = Inputs(list(world.fields.values())), world.part("history")
-    network = randomised(LogisticRegression(inputs, LogisticRegressionConfig()))
-    found = logits_of(network, part, inputs)
-    for row in range(part.rows):
-        assert found[row] == pytest.approx(naive_linear(network, naive_terms(network, world, part, row)), abs=1e-5)
-
-
 @pytest.mark.parametrize("hidden", [(), (6,), (5, 4)])
 def test_deepfm(world: Encoded, hidden: tuple[int, ...]) -> None:
     """Without a hidden layer it is a factorization machine: the linear part and all pairs."""
@@ -133,17 +123,6 @@ def test_deepfm(world: Encoded, hidden: tuple[int, ...]) -> None:
         if hidden:
             deep = naive_mlp(network, terms.inputs)
         assert found[row] == pytest.approx(expected + deep, abs=1e-5)
-
-
-def test_deepfm_without_embeddings_is_lr(world: Encoded) -> None:
-    inputs, part = Inputs(list(world.fields.values())), world.part("history")
-    deepfm = randomised(DeepFM(inputs, DeepFMConfig(embedding_dim=2, hidden=())))
-    lr = LogisticRegression(inputs, LogisticRegressionConfig()).eval()
-    with torch.no_grad():
-        deepfm.embed.weight[:, 1:] = 0
-        lr.embed.weight.copy_(deepfm.embed.weight[:, :1])
-        lr.linear.load_state_dict(deepfm.linear.state_dict())
-    np.testing.assert_allclose(logits_of(deepfm, part, inputs), logits_of(lr, part, inputs), atol=1e-6)
 
 
 def test_gradient_of_the_table(world: Encoded) -> None:
@@ -194,21 +173,33 @@ def test_ad_ctr(tmp_path: Path, runtime: RuntimeConfig) -> None:
 # --- recovery -----------------------------------------------------------------------------------------------------
 
 
-def drawn(
-    random: np.random.Generator, displays: int, truth: dict[str, Floats], products: bool
-) -> tuple[Displays, Floats]:
-    """Displays of 5 ads of one page and one user, clicked by the true logits: w_i, and with `products` <e_i, e_j>."""
+#: Fields of the recovery tests: pages and users are the same for all ads of a display.
+SIZES = {"ad": 20, "page": 10, "user": 12, "topic": 8}
+FIELDS = [
+    categorical("ad", 20),
+    categorical("page", 10, "display"),
+    categorical("user", 12, "display"),
+    multi("topic", 8),
+]
+
+
+def drawn(random: np.random.Generator, displays: int, kind: str, truth: dict[str, Floats]) -> tuple[Displays, Floats]:
+    """Displays of 5 ads, clicked by the true logits of a kind. truth: (ids, 1 + 3 * 4) w, and a vector a field."""
     lengths = np.full(displays, 5)
     columns = {
         "ad": np.concatenate([random.choice(20, 5, replace=False) for _ in range(displays)]),
         "page": np.repeat(random.integers(0, 10, displays), 5),
+        "user": np.repeat(random.integers(0, 12, displays), 5),
         "topic": Bag.of([[(int(random.integers(8)), 1.0)] for _ in range(5 * displays)]),
     }
-    topic = columns["topic"].ids
-    e_ad, e_page, e_topic = truth["ad"][columns["ad"]], truth["page"][columns["page"]], truth["topic"][topic]
-    logit = e_ad[:, 0] + e_topic[:, 0]
-    if products:
-        logit = logit + ((e_ad * e_page + e_ad * e_topic + e_page * e_topic)[:, 1:]).sum(1)
+    names = list(SIZES)
+    e = {n: truth[n][columns[n].ids if n == "topic" else columns[n]] for n in names}  # (N, 1 + 16)
+    logit = sum((e[n][:, 0] for n in names), np.zeros(5 * displays))
+    for i, a in enumerate(names):
+        for j, b in enumerate(names[:i]):
+            one, two = (j, i) if kind == "ffm" else (0, 0)  # an ffm has another vector for each field that it meets
+            if kind != "lr":
+                logit = logit + (e[a][:, 1 + 4 * one : 5 + 4 * one] * e[b][:, 1 + 4 * two : 5 + 4 * two]).sum(1)
     return Displays(lengths, columns, draw_clicks(random, logit, lengths)), logit
 
 
@@ -220,30 +211,44 @@ def listwise_loss(score: Floats, displays: Displays) -> float:
     return float((partition - score[displays.clicked == 1]).mean())
 
 
-@pytest.mark.parametrize("products", [False, True], ids=["lr", "fm"])
-def test_data_from_a_model_is_learned_back(tmp_path: Path, runtime: RuntimeConfig, products: bool) -> None:
-    """The loss on new data comes close to that of the true scores; on fm data, lr stays far from it."""
+@pytest.fixture(scope="module", params=["lr", "fm", "ffm"])
+def recovery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Encoded, Any]:
+    """Data drawn from a kind of model; gives the kind, and how far a fitted model's loss on new data is from the truth.
+
+    0: no farther than the true scores; 1: as far as chance.
+    """
     random = np.random.default_rng(1)
-    truth = {name: random.normal(0, 0.9, (size, 4)) for name, size in (("ad", 20), ("page", 10), ("topic", 8))}
-    fields = [categorical("ad", 20), categorical("page", 10), multi("topic", 8)]
-    history, _ = drawn(random, 6000, truth, products)
-    target, true_logit = drawn(random, 2000, truth, products)
-    encoded = write_encoded(tmp_path / "encoded", fields, history, target)
+    truth = {name: random.normal(0, 0.9, (size, 17)) for name, size in SIZES.items()}
+    history, _ = drawn(random, 8000, request.param, truth)
+    target, logit = drawn(random, 2000, request.param, truth)
+    encoded = write_encoded(tmp_path_factory.mktemp(request.param) / "encoded", FIELDS, history, target)
 
-    def loss_of(kind: str, **values: Any) -> float:
-        loaded = load_kind(kind)
-        config = loaded.config(epochs=4, batch_displays=128, l2=0.0, embedding_learning_rate=0.03, **values)
-        model = loaded.build(config)
-        model.fit(encoded, FitOptions(runtime=replace(runtime, threads=1)))
+    def distance(score: NDArray[np.float32]) -> float:
         # a listwise model predicts the logit of p, the softmax; log p gives the same softmax
-        logit = model.predict(encoded.part("target")).astype(float)
-        return listwise_loss(-np.logaddexp(0, -logit), target)
+        true = listwise_loss(logit, target)
+        return (listwise_loss(-np.logaddexp(0, -score.astype(float)), target) - true) / (math.log(5) - true)
 
-    chance, true = math.log(5), listwise_loss(true_logit, target)
-    lr = loss_of("lr")
-    if not products:
-        assert lr - true < 0.02 * (chance - true)
-        return
-    learned = loss_of("deepfm", embedding_dim=4, hidden=())
-    assert learned - true < 0.07 * (chance - true)
-    assert lr - true > 0.3 * (chance - true)
+    return request.param, encoded, distance
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "lr": {"epochs": 4},
+    "fm": {"epochs": 15, "k": 4, "normalize": False, "learning_rate": 0.1, "l2": 1e-4},
+    "ffm": {"epochs": 15, "k": 4, "normalize": False, "learning_rate": 0.1, "l2": 1e-4},
+    "deepfm": {"epochs": 5, "batch_displays": 128, "embedding_dim": 4, "hidden": (), "embedding_learning_rate": 0.03},
+}
+
+
+def test_data_from_a_model_is_learned_back(recovery: tuple[str, Encoded, Any], runtime: RuntimeConfig) -> None:
+    """The loss on new data comes close to that of the true scores; a lesser model stays far from it."""
+    true, encoded, distance = recovery
+    found = {}
+    for name, values in MODELS.items():
+        kind = load_kind(name)
+        model = kind.build(kind.config(**values))
+        model.fit(encoded, FitOptions(runtime=replace(runtime, threads=1)))
+        found[name] = distance(model.predict(encoded.part("target")))
+    near = {"lr": ["lr"], "fm": ["fm", "deepfm", "ffm"], "ffm": ["ffm"]}[true]
+    far = {"lr": [], "fm": ["lr"], "ffm": ["lr", "fm", "deepfm"]}[true]
+    assert max(found[name] for name in near) < 0.1, found
+    assert all(found[name] > 3 * max(found[n] for n in near) for name in far), found

@@ -1,0 +1,260 @@
+"""Displays in memory as the kernels read them, and in which order: from memory-mapped arrays, buffer by buffer.
+
+Every field is a list of (id, x) with logit terms x * w[id], as in libsvm's and libffm's files: a categorical field is
+one id with x = 1, a multi-valued one has its weights, a numeric one is a single id with the standardised number. A
+numeric field that has a bucketised twin is read as its twin.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.config import check
+from pipeline.core.errors import ParameterError
+from pipeline.factorization import filling
+from pipeline.schemas.encoded import Encoded, EncodedPart, Field
+
+BLOCK = 4096  # displays that are read in one go
+BUFFER_BLOCKS = 16
+STEP = 256  # displays between two looks at the clock
+
+
+class Side(NamedTuple):
+    """What all ads of a display share, or what each has by itself: n items (displays, or rows) of some fields.
+
+    Field f of item i has the ids and values from starts[i * fields + f] to the next start.
+    starts: (n * fields + 1,) int32. ids: int32. values: float32, x.
+    """
+
+    starts: NDArray[np.int32]
+    ids: NDArray[np.int32]
+    values: NDArray[np.float32]
+    fields: int
+
+
+class Displays(NamedTuple):
+    """D displays with N rows: display d has the rows offsets[d]:offsets[d + 1].
+
+    clicked: (N,) uint8, 0 if unknown. most: ads in a display at most.
+    """
+
+    offsets: NDArray[np.int64]
+    clicked: NDArray[np.uint8]
+    shared: Side
+    own: Side
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """Where the ids of a field begin, into how many bits they are hashed, and what it is crossed with, if anything."""
+
+    field: Field
+    first: int
+    hash_bits: int | None = None
+    other: Field | None = None
+
+    def ids(self) -> NDArray[np.int32]:
+        """The ids of all its values."""
+        return filling.all_ids(max(1, self.field.size), self.first, self.hash_bits or 0)
+
+    @property
+    def per(self) -> Literal["display", "impression"]:
+        both = self.field.per, self.other.per if self.other else "display"
+        return "impression" if "impression" in both else "display"
+
+
+class Inputs:
+    """The fields that a model reads: shared ones first. table_size: how many ids there are.
+
+    hash_bits: fold all ids into a table of 2 ** hash_bits. crosses: pairs of fields whose pairs of values are fields of
+    their own, hashed into 2 ** cross_bits further ids.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        hash_bits: int | None = None,
+        crosses: Sequence[tuple[Field, Field]] = (),
+        cross_bits: int = 0,
+    ) -> None:
+        check(bool(fields or crosses), "fields: a model must read at least one, found none")
+        columns, size = [], 0
+        for field in fields:
+            columns.append(_Column(field, size, hash_bits))
+            size += max(1, field.size)
+        size = size if hash_bits is None else 1 << hash_bits
+        columns += [_Column(a, size, cross_bits, b) for a, b in crosses]
+        self.table_size = size + (1 << cross_bits if crosses else 0)
+        self.shared = [c for c in columns if c.per == "display"]
+        self.own = [c for c in columns if c.per == "impression"]
+
+
+def readable(encoded: Encoded, fields: Sequence[Field]) -> list[Field]:
+    """Fields as factorization models read them: numeric ones that have a bucketised twin give way to it."""
+    twins = {f.twin: f for f in encoded.fields.values() if f.twin is not None}
+    chosen = {twins.get(f.name, f).name: twins.get(f.name, f) for f in fields}
+    return list(chosen.values())
+
+
+def pair(encoded: Encoded, text: str) -> tuple[Field, Field]:
+    """The fields that a cross such as `viewed x ad_id` names."""
+    names = [name.strip() for name in text.split(" x ")]
+    if len(names) != 2:
+        raise ParameterError(f"crosses: expected two fields, such as `platform x ad_id`, found {text!r}")
+    for name in names:
+        if name not in encoded.fields:
+            raise ParameterError(f"crosses: {name} not encoded; there are {', '.join(sorted(encoded.fields))}")
+    first, second = readable(encoded, [encoded.fields[names[0]]]) + readable(encoded, [encoded.fields[names[1]]])
+    return first, second
+
+
+Ranges = Sequence[tuple[int, int]]
+#: offsets (n + 1,), codes and values of n lists; of single codes with value 1 neither offsets nor values.
+_List = tuple[NDArray[np.int64] | None, NDArray[np.int32], NDArray[np.float32] | None]
+
+
+class Reader:
+    """Reads a part's fields."""
+
+    def __init__(self, part: EncodedPart, inputs: Inputs) -> None:
+        self.part, self.inputs = part, inputs
+        self._blocks = -(-part.displays // BLOCK)
+        self._labels = np.asarray(part.array("clicked")) if part.labelled else None
+
+    def steps_an_epoch(self) -> int:
+        """How many steps `shuffled` yields: the last one of each buffer may be short."""
+        return sum(-(-self._displays(buffer) // STEP) for buffer in self._buffers(None))
+
+    def shuffled(self, seed: tuple[int, ...], skip: int = 0) -> Iterator[tuple[Displays, NDArray[np.int64]]]:
+        """One epoch in an order that `seed` decides, without its first steps: displays, and which of them come next."""
+        random = np.random.default_rng(seed)
+        jobs: list[tuple[NDArray[np.int64], int, int]] = []
+        for buffer in self._buffers(random):
+            steps, order_seed = -(-self._displays(buffer) // STEP), int(random.integers(1 << 62))
+            if skip >= steps:
+                skip -= steps
+            else:
+                jobs.append((buffer, order_seed, skip))
+                skip = 0
+        loads = [lambda buffer=buffer: self._load([self._range(int(b)) for b in buffer]) for buffer, _, _ in jobs]
+        for (_, order_seed, first), displays in zip(jobs, _ahead(loads), strict=True):
+            order = np.random.default_rng(order_seed).permutation(len(displays.offsets) - 1)
+            for start in range(first * STEP, len(order), STEP):
+                yield displays, order[start : start + STEP]
+
+    def in_order(self) -> Iterator[tuple[slice, Displays]]:
+        """All displays in their order, block by block, each with the rows that it holds."""
+        ranges = [self._range(block) for block in range(self._blocks)]
+        loads = [lambda r=r: self._load([r]) for r in ranges]
+        for (start, stop), displays in zip(ranges, _ahead(loads), strict=True):
+            yield slice(int(self.part.offsets[start]), int(self.part.offsets[stop])), displays
+
+    def _buffers(self, random: np.random.Generator | None) -> list[NDArray[np.int64]]:
+        order = np.arange(self._blocks) if random is None else random.permutation(self._blocks)
+        if self._blocks:  # the one short block goes last, so that the number of steps does not depend on the order
+            order = np.append(order[order != self._blocks - 1], self._blocks - 1)
+        return [order[i : i + BUFFER_BLOCKS] for i in range(0, len(order), BUFFER_BLOCKS)]
+
+    def _range(self, block: int) -> tuple[int, int]:
+        return block * BLOCK, min((block + 1) * BLOCK, self.part.displays)
+
+    def _displays(self, blocks: NDArray[np.int64]) -> int:
+        return sum(stop - start for start, stop in map(self._range, blocks.tolist()))
+
+    def _load(self, displays: Ranges) -> Displays:
+        offsets = self.part.offsets
+        rows = [(int(offsets[start]), int(offsets[stop])) for start, stop in displays]
+        borders = _joined([offsets[start : stop + 1] for start, stop in displays])
+        clicked = np.zeros(int(borders[-1]), np.uint8) if self._labels is None else _taken(self._labels, rows)
+        items = _Items(self.part, displays, rows, borders)
+        shared = items.side(self.inputs.shared, "display")
+        own = items.side(self.inputs.own, "impression")
+        return Displays(borders, clicked, shared, own, int(np.diff(borders).max()))
+
+
+def _ahead(loads: Sequence[Callable[[], Displays]]) -> Iterator[Displays]:
+    """Each result in turn; the next one is loaded in the background meanwhile."""
+    with ThreadPoolExecutor(1) as background:
+        pending = [background.submit(load) for load in loads[:1]]
+        for following in [*loads[1:], None][: len(loads)]:
+            loaded = pending.pop().result()
+            if following is not None:
+                pending.append(background.submit(following))
+            yield loaded
+
+
+@dataclass(frozen=True, slots=True)
+class _Items:
+    """Some displays of a part and their rows, of which fields are read. borders: (D + 1,) their rows, counted anew."""
+
+    part: EncodedPart
+    displays: Ranges
+    rows: Ranges
+    borders: NDArray[np.int64]
+
+    def side(self, columns: Sequence[_Column], per: Literal["display", "impression"]) -> Side:
+        """All columns of one side, item by item."""
+        n, fields = len(self.borders) - 1 if per == "display" else int(self.borders[-1]), len(columns)
+        lists = [self._cross(column) if column.other else self._list(column.field) for column in columns]
+        starts = np.zeros(n * fields + 1, np.int32)
+        for j, (offsets, _, _) in enumerate(lists):
+            starts[1 + j :: fields] = 1 if offsets is None else np.diff(offsets)
+        np.cumsum(starts, out=starts)
+        ids, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+        for j, (column, (offsets, codes, weights)) in enumerate(zip(columns, lists, strict=True)):
+            place = starts, j, fields, column.first, 0 if column.other else column.hash_bits or 0
+            if offsets is None:
+                filling.put_codes(*place, codes, ids, values)
+            else:
+                filling.put_lists(*place, offsets, codes, weights, ids, values)
+        return Side(starts, ids, values, fields)
+
+    def _list(self, field: Field) -> _List:
+        """A field's values by display or by row, as it is stored."""
+        ranges = self.displays if field.per == "display" else self.rows
+        if field.kind == "categorical":
+            return None, _taken(self.part.field(field.name), ranges), None
+        if field.kind == "numeric":
+            numbers = (_taken(self.part.field(field.name), ranges) - np.float32(field.mean)) / np.float32(field.scale)
+            known = ~np.isnan(numbers)
+            return np.concatenate([[0], np.cumsum(known)]), np.zeros(known.sum(), np.int32), numbers[known]
+        stored = self.part.field(field.name, "offsets")
+        pieces = [stored[start : stop + 1] for start, stop in ranges]
+        inner = [(int(piece[0]), int(piece[-1])) for piece in pieces]
+        ids, weights = (_taken(self.part.field(field.name, kind), inner) for kind in ("ids", "weights"))
+        return _joined(pieces), ids, weights
+
+    def _cross(self, column: _Column) -> _List:
+        """All pairs of the values of two fields, hashed; the weight of a pair is the product of its weights."""
+        assert column.other is not None
+        assert column.hash_bits is not None
+        both: list[Any] = []
+        for field in (column.field, column.other):
+            offsets, codes, weights = self._list(field)
+            if offsets is None:
+                offsets, weights = np.arange(len(codes) + 1), np.ones(len(codes), np.float32)
+            item = np.arange(len(offsets) - 1)
+            if field.per == "display" and column.per == "impression":
+                item = np.repeat(item, np.diff(self.borders))
+            both.append((item, offsets, codes, weights))
+        salt = zlib.crc32(f"{column.field.name} x {column.other.name}".encode())
+        found: _List = filling.cross(both[0], both[1], salt, column.hash_bits)
+        return found
+
+
+def _taken(array: NDArray[Any], ranges: Ranges) -> NDArray[Any]:
+    return np.concatenate([array[start:stop] for start, stop in ranges])
+
+
+def _joined(offsets: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Offsets of ranges that are put one behind the other, from 0."""
+    lengths = np.concatenate([np.diff(piece) for piece in offsets])
+    return np.concatenate([[0], np.cumsum(lengths)])

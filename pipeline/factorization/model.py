@@ -1,0 +1,94 @@
+"""A factorization model as the pipeline wants models: fit, predict, save and load around the one training loop."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.files import read_json, write_json
+from pipeline.factorization.compiled import DIGEST
+from pipeline.factorization.displays import Inputs, readable
+from pipeline.factorization.training import (
+    FactorizationConfig,
+    Learner,
+    Trainer,
+    load_arrays,
+    predict,
+    save_arrays,
+)
+from pipeline.schemas.encoded import Encoded, EncodedPart, Field
+from pipeline.schemas.fitting import FitOptions, Fitted
+
+Crosses = list[tuple[Field, Field]]
+
+
+class FactorizationModel:
+    """Fits the learner that `make(inputs, config, history)` makes (see models.base.Model).
+
+    crosses: the pairs of fields that the config asks to cross, and how many bits they are hashed into.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Inputs, Any, EncodedPart | None], Learner],
+        config: FactorizationConfig,
+        crosses: Callable[[Encoded], Crosses] = lambda encoded: [],
+        cross_bits: int = 0,
+    ) -> None:
+        self.make, self.config, self.crosses, self.cross_bits = make, config, crosses, cross_bits
+        self.learner: Learner | None = None
+        self.fields: list[Field] = []
+        self.crossed: Crosses = []
+
+    def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
+        config, history = self.config, encoded.part("history")
+        self.fields = readable(encoded, encoded.select(config.groups, config.fields, config.scopes))
+        self.crossed = self.crosses(encoded)
+        inputs = self._inputs()
+        self.learner = self.make(inputs, config, history)
+        checkpoint = options.checkpoint
+        if checkpoint is not None:
+            checkpoint = checkpoint / self._fingerprint(encoded, options.length)
+        trainer = Trainer(self.learner, inputs, config, options.runtime, history)
+        target = encoded.part("target") if options.length is None else None
+        progress = trainer.fit(target, options.length, checkpoint, options.report)
+        length = progress.best_length if options.length is None else options.length
+        return Fitted(length=length, curve=progress.curve)
+
+    def predict(self, part: EncodedPart) -> NDArray[np.float32]:
+        if self.learner is None:
+            raise ValueError("fit or load the model before predicting")
+        return predict(self.learner, self._inputs(), part, self.config)
+
+    def save(self, folder: Path) -> None:
+        if self.learner is None:
+            raise ValueError("fit the model before saving it")
+        fields = [asdict(field) for field in self.fields]
+        write_json(
+            folder / "fields.json", {"fields": fields, "crossed": [[asdict(f) for f in p] for p in self.crossed]}
+        )
+        save_arrays(folder / "weights", self.learner.weights())
+
+    def load(self, folder: Path) -> None:
+        found = read_json(folder / "fields.json")
+        self.fields = [Field(**values) for values in found["fields"]]
+        self.crossed = [(Field(**a), Field(**b)) for a, b in found["crossed"]]
+        self.learner = self.make(self._inputs(), self.config, None)
+        self.learner.keep(load_arrays(folder / "weights"))
+
+    def _inputs(self) -> Inputs:
+        return Inputs(self.fields, self.config.hash_bits, self.crossed, self.cross_bits)
+
+    def _fingerprint(self, encoded: Encoded, length: float | None) -> str:
+        """Changes with the data, the config and the code, so that a run never goes on from what no longer fits."""
+        text = [repr((self.config, length, encoded.digest, [f.name for f in self.fields], DIGEST))]
+        text.append(inspect.getsource(sys.modules[self.make.__module__]))
+        return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]

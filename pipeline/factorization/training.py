@@ -1,0 +1,226 @@
+"""The one training loop of all factorization models: early stopping by MAP@12, checkpoints that survive a kill."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.config import check
+from pipeline.core.errors import InputError
+from pipeline.core.files import atomic_path, read_json, write_json
+from pipeline.core.progress import bar, log
+from pipeline.core.runtime import RuntimeConfig
+from pipeline.factorization.displays import Displays, Inputs, Reader
+from pipeline.metrics import map12
+from pipeline.schemas.encoded import EncodedPart
+from pipeline.schemas.features import Scope
+from pipeline.schemas.predictions import labels_of, within_display_logits
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FactorizationConfig:
+    """How a factorization model is trained; the config of each model adds what it is made of.
+
+    groups, fields, scopes: what it reads (schemas.encoded.Encoded.select).
+    hash_bits: fold all ids into a table of 2 ** hash_bits rows; None: a row for each id.
+    loss: listwise is the likelihood of the data (one click a display); pointwise takes each impression by itself.
+    hogwild: all threads change the table at once and without locks (Niu et al. 2011): faster on large data, where two
+    threads seldom meet, but no two runs are the same. Else one thread learns, while another reads ahead.
+    epochs: at most; evaluations: how often an epoch is interrupted to measure MAP@12; patience: how many evaluations in
+    a row may bring no gain before training stops.
+    """
+
+    groups: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    scopes: tuple[Scope, ...] = ()
+    hash_bits: int | None = None
+    loss: Literal["listwise", "pointwise"] = "listwise"
+    hogwild: bool = False
+    epochs: int = 5
+    evaluations: int = 1
+    patience: int = 1
+    checkpoint_minutes: float = 10.0
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "evaluations", "patience"):
+            check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
+        for name in ("checkpoint_minutes", "seed"):
+            check(getattr(self, name) >= 0, f"{name}: must be 0 or more, found {getattr(self, name)}")
+        check(
+            self.hash_bits is None or 1 <= self.hash_bits <= 30,
+            f"hash_bits: must be from 1 to 30, or null, found {self.hash_bits}",
+        )
+
+
+class Learner(Protocol):
+    """What the loop trains."""
+
+    def learn(self, displays: Displays, order: NDArray[np.int64]) -> float:
+        """Take a step for each of some displays, in their order; returns the sum of their losses in nats."""
+        ...
+
+    def score(self, displays: Displays) -> NDArray[np.float32]:
+        """Scores (N,) of all rows."""
+        ...
+
+    def state(self) -> Arrays:
+        """All arrays that `learn` changes, themselves."""
+        ...
+
+    def weights(self) -> Arrays:
+        """What `score` needs, without what only learning needs: copies."""
+        ...
+
+    def keep(self, weights: Arrays) -> None:
+        """Score by these from now on; learning is over."""
+        ...
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Where a fit stands; with the learner's state it makes a checkpoint."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    loss: float = 0.0  # summed since the last evaluation
+    displays: int = 0
+    best: float = -math.inf
+    best_length: float = 0.0
+    stale: int = 0  # evaluations since the best
+    done: bool = False
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """Fits one learner, which is left with the weights of the best evaluation, or of the last step without any."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        inputs: Inputs,
+        config: FactorizationConfig,
+        runtime: RuntimeConfig,
+        history: EncodedPart,
+    ) -> None:
+        self.learner, self.inputs, self.config = learner, inputs, config
+        self.threads = runtime.cores if config.hogwild else 1
+        self.reader = Reader(history, inputs)
+        self.steps = self.reader.steps_an_epoch()
+        if not self.steps:
+            raise InputError(f"{history.folder}: expected displays to learn from, found none")
+        self.progress = _Progress()
+        self._best: Arrays | None = None
+
+    def fit(
+        self,
+        target: EncodedPart | None,
+        length: float | None,
+        checkpoint: Path | None,
+        report: Callable[[int, float], None],
+    ) -> _Progress:
+        """Train for `length` epochs, or until MAP@12 of `target` stops rising; go on from `checkpoint` if it exists."""
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        total = self.config.epochs * self.steps if length is None else max(1, round(length * self.steps))
+        state, saved = self.progress, time.monotonic()
+        done = state.epoch * self.steps + state.step
+        with bar(total, "training", "step", initial=done) as shown, ThreadPoolExecutor(self.threads) as threads:
+            while not state.done and state.epoch * self.steps + state.step < total:
+                for displays, order in self.reader.shuffled((self.config.seed, state.epoch), skip=state.step):
+                    self._step(displays, order, threads)
+                    shown.update(1)
+                    evaluate = target is not None and length is None and self._is_evaluation(state.step)
+                    if evaluate:
+                        assert target is not None
+                        self._evaluate(target, report)
+                        shown.set_postfix(map12=f"{state.curve[-1]['map12']:.4f}")
+                    late = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
+                    if checkpoint is not None and (evaluate or late):
+                        self._save(checkpoint)
+                        saved = time.monotonic()
+                    if state.done or state.epoch * self.steps + state.step >= total:
+                        break
+                if state.step >= self.steps:
+                    state.epoch, state.step = state.epoch + 1, 0
+        self.learner.keep(self.learner.weights() if self._best is None else self._best)
+        return state
+
+    def _step(self, displays: Displays, order: NDArray[np.int64], threads: ThreadPoolExecutor) -> None:
+        shares = [order[i :: self.threads] for i in range(self.threads)]
+        self.progress.loss += sum(threads.map(lambda share: self.learner.learn(displays, share), shares))
+        self.progress.displays += len(order)
+        self.progress.step += 1
+
+    def _is_evaluation(self, step: int) -> bool:
+        """After each of `evaluations` even parts of an epoch."""
+        parts = self.config.evaluations
+        return (step * parts) // self.steps > ((step - 1) * parts) // self.steps
+
+    def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
+        state = self.progress
+        value = map12(predict(self.learner, self.inputs, target, self.config), labels_of(target))
+        length = state.epoch + state.step / self.steps
+        state.curve.append({"step": length, "loss": state.loss / max(1, state.displays), "map12": value})
+        state.loss, state.displays = 0.0, 0
+        log.info("epoch %.2f: loss %.5f, MAP@12 %.5f", length, state.curve[-1]["loss"], value)
+        if value > state.best:
+            state.best, state.best_length, state.stale = value, length, 0
+            self._best = self.learner.weights()
+        else:
+            state.stale += 1
+            state.done = state.stale >= self.config.patience
+        report(len(state.curve), value)
+
+    def _save(self, checkpoint: Path) -> None:
+        with atomic_path(checkpoint) as partial:
+            partial.mkdir()
+            write_json(partial / "progress.json", {**asdict(self.progress), "best": _finite(self.progress.best)})
+            for kind, arrays in (("state", self.learner.state()), ("best", self._best or {})):
+                save_arrays(partial / kind, arrays)
+
+    def _restore(self, checkpoint: Path) -> None:
+        if not (checkpoint / "progress.json").exists():
+            return
+        found = read_json(checkpoint / "progress.json")
+        self.progress = _Progress(**{**found, "best": -math.inf if found["best"] is None else found["best"]})
+        for name, array in self.learner.state().items():
+            array[...] = np.load(checkpoint / "state" / f"{name}.npy", mmap_mode="r")
+        self._best = load_arrays(checkpoint / "best") or None
+        log.info("going on from a checkpoint at epoch %d, step %d", self.progress.epoch, self.progress.step)
+
+
+def predict(learner: Learner, inputs: Inputs, part: EncodedPart, config: FactorizationConfig) -> NDArray[np.float32]:
+    """The scores (N,) as logits of a click: a listwise model's are turned into them within each display."""
+    score = np.empty(part.rows, dtype=np.float32)
+    with bar(part.rows, "predicting") as shown:
+        for rows, displays in Reader(part, inputs).in_order():
+            score[rows] = learner.score(displays)
+            shown.update(rows.stop - rows.start)
+    return within_display_logits(score, part.offsets) if config.loss == "listwise" else score
+
+
+def save_arrays(folder: Path, arrays: Arrays) -> None:
+    """Write each to NAME.npy in a new folder."""
+    folder.mkdir()
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+
+
+def load_arrays(folder: Path) -> Arrays:
+    return {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return value if math.isfinite(value) else None

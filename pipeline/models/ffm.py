@@ -1,0 +1,55 @@
+"""Field-aware factorization machine: Juan et al. 2016, "Field-aware factorization machines for CTR prediction".
+
+Each id has a vector for each field that it may meet: a pair of ids is the product of the vectors that each has for the
+other's field. With A_{i,j} = sum over the values of field i of x * w_{value, j}:
+
+    logit = b + r^(1/2) sum_i w_i + r sum_{i<j} <A_{i,j}, A_{j,i}>,  r = 1 / sum x^2      (eq. 4; r: section 3.2)
+    g     = l2 w + kappa x <the other's vector>,  kappa = d loss / d logit                (eq. 5, 6)
+    G     = G + g^2,  w = w - eta g / sqrt(G)                                             (eq. 7, 8; AdaGrad)
+
+eq. 4 has no linear part and no bias; b and w_i are those of logistic regression. A step is taken for a display: what
+its ads share is read once, and changed once, by the sum of their gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.factorization import ffm
+from pipeline.factorization.displays import Inputs
+from pipeline.factorization.model import FactorizationModel
+from pipeline.factorization.tables import TableConfig, TableLearner
+from pipeline.models.base import Choice, Model, SearchSpace, Uniform
+from pipeline.schemas.encoded import EncodedPart
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(TableConfig):
+    """FFM has no parameters of its own."""
+
+
+SEARCH_SPACE: SearchSpace = {
+    "k": Choice(values=(4, 8)),
+    "learning_rate": Uniform(low=0.02, high=0.5, log=True),
+    "l2": Uniform(low=1e-6, high=1e-3, log=True),
+}
+
+
+class FFM(TableLearner):
+    """A block holds a vector for each field; where an id's own field would be stands its linear weight."""
+
+    def __init__(self, inputs: Inputs, config: Config, history: EncodedPart | None) -> None:
+        size = ffm.block_size(len(inputs.shared) + len(inputs.own), config.k)
+        super().__init__(ffm, inputs, config, history, size)
+
+    def clear_weights(self, blocks: NDArray[np.float32]) -> None:
+        k = self.config.k
+        for j, column in enumerate([*self.inputs.shared, *self.inputs.own]):
+            blocks[column.ids(), j * k : (j + 1) * k] = 0
+
+
+def build(config: Config) -> Model:
+    return FactorizationModel(FFM, config)

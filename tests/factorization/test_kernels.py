@@ -1,0 +1,216 @@
+"""Logits of lr, fm and ffm against plain loops over the formulas, and their gradients against differences."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.factorization.displays import Displays, Inputs, Reader, Side
+from pipeline.factorization.tables import TableLearner
+from pipeline.models.ffm import FFM
+from pipeline.models.ffm import Config as FFMConfig
+from pipeline.models.fm import FM
+from pipeline.models.fm import Config as FMConfig
+from pipeline.models.lr import Config as LRConfig
+from pipeline.models.lr import LogisticRegression
+from pipeline.schemas.encoded import Encoded
+from tests.synthetic import MIXED, alike, mixed, write_encoded
+
+#: What a display's ads share: nothing, some of every kind, all but the ad and a bag.
+SHARED = [(), ("page", "age", "entity"), ("page", "age", "entity", "rate")]
+
+
+@pytest.fixture(scope="module", params=SHARED, ids=["own", "some", "most"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Encoded:
+    """The same displays, whose fields are stored by display or by row."""
+    fields = [replace(f, per="display" if f.name in request.param else "impression") for f in MIXED]
+    displays = alike(mixed(np.random.default_rng(5), 30), SHARED[-1])
+    return write_encoded(tmp_path_factory.mktemp("kernels") / "encoded", fields, displays, displays)
+
+
+def history(world: Encoded) -> tuple[Displays, Inputs]:
+    inputs = Inputs(list(world.fields.values()))
+    ((_, displays),) = Reader(world.part("history"), inputs).in_order()
+    return displays, inputs
+
+
+def values_of(side: Side, item: int) -> list[list[tuple[int, float]]]:
+    """(id, x) of each field."""
+    found = []
+    for f in range(side.fields):
+        start, stop = side.starts[item * side.fields + f : item * side.fields + f + 2]
+        found.append(list(zip(side.ids[start:stop].tolist(), side.values[start:stop].tolist(), strict=True)))
+    return found
+
+
+def naive_logit(kind: str, x: Displays, d: int, row: int, table: NDArray[np.float64], config: Any) -> float:
+    """table: (ids, block)."""
+    fields = values_of(x.shared, d) + values_of(x.own, row)
+    count, k = len(fields), config.k
+    norm = sum(v * v for field in fields for _, v in field) if config.normalize else 1.0
+    pairs, linear = 0.0, 0.0
+    for i, field in enumerate(fields):
+        for a, v in field:
+            linear += v * (table[a, i * k] if kind == "ffm" else table[a, k])
+        for j in range(i + 1, count):
+            for a, v in field:
+                for b, u in fields[j]:
+                    one = table[a, j * k : j * k + k] if kind == "ffm" else table[a, :k]
+                    two = table[b, i * k : i * k + k] if kind == "ffm" else table[b, :k]
+                    pairs += v * u * float(one @ two)
+    return pairs / norm + linear / math.sqrt(norm)
+
+
+def naive_loss(kind: str, x: Displays, d: int, table: NDArray[np.float64], bias: float, config: Any) -> float:
+    rows = range(int(x.offsets[d]), int(x.offsets[d + 1]))
+    logits = np.array([bias + naive_logit(kind, x, d, row, table, config) for row in rows])
+    clicked = x.clicked[rows.start : rows.stop]
+    if config.loss == "listwise":
+        return float(np.log(np.exp(logits).sum()) - logits[clicked == 1].sum())
+    return float(np.logaddexp(0, np.where(clicked == 1, -logits, logits)).sum())
+
+
+def learner_of(kind: str, world: Encoded, **values: Any) -> tuple[TableLearner, Displays]:
+    """With random numbers everywhere, so that none hides behind its initial value."""
+    make, config = {"fm": (FM, FMConfig), "ffm": (FFM, FFMConfig)}[kind]
+    displays, inputs = history(world)
+    learner = make(inputs, config(k=3, **values), world.part("history"))
+    learner.table[:, 0] = np.random.default_rng(0).normal(0, 0.5, learner.table[:, 0].shape)
+    learner.bias[0] = 0.3
+    return learner, displays
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("kind", ["fm", "ffm"])
+def test_logits(world: Encoded, kind: str, normalize: bool) -> None:
+    learner, displays = learner_of(kind, world, normalize=normalize)
+    table, found, row = learner.table[:, 0].astype(float), learner.score(displays), 0
+    for d in range(len(displays.offsets) - 1):
+        for row in range(int(displays.offsets[d]), int(displays.offsets[d + 1])):
+            expected = 0.3 + naive_logit(kind, displays, d, row, table, learner.config)
+            assert found[row] == pytest.approx(expected, abs=1e-5)
+    assert row + 1 == len(found) > 80
+
+
+@pytest.mark.parametrize("loss", ["listwise", "pointwise"])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("kind", ["fm", "ffm"])
+def test_gradients(world: Encoded, kind: str, normalize: bool, loss: str) -> None:
+    """With huge sums of squares, AdaGrad takes plain steps: what it changes is the gradient, against differences."""
+    learner, displays = learner_of(kind, world, normalize=normalize, loss=loss, l2=0.0, learning_rate=1e5)
+    learner.table[:, 1] = 1e10
+    learner.bias[1] = 1e10
+    before, bias = learner.table[:, 0].astype(float), float(learner.bias[0])
+    chosen = int(np.argmax(np.diff(displays.offsets)))
+    assert learner.learn(displays, np.array([chosen])) == pytest.approx(
+        naive_loss(kind, displays, chosen, before, bias, learner.config), abs=1e-4
+    )
+    gradient = before - learner.table[:, 0]
+
+    def loss_at(place: tuple[int, int], change: float) -> float:
+        table = before.copy()
+        table[place] += change
+        return naive_loss(kind, displays, chosen, table, bias, learner.config)
+
+    read = {i for field in values_of(displays.shared, chosen) for i, _ in field}
+    for row in range(int(displays.offsets[chosen]), int(displays.offsets[chosen + 1])):
+        read |= {i for field in values_of(displays.own, row) for i, _ in field}
+    assert set(np.flatnonzero(np.abs(gradient).sum(1))) <= read
+    for i in sorted(read)[::3]:
+        for c in range(before.shape[1]):
+            expected = (loss_at((i, c), 1e-4) - loss_at((i, c), -1e-4)) / 2e-4
+            assert gradient[i, c] == pytest.approx(expected, abs=2e-5), (i, c)
+    if loss == "pointwise":
+        up, down = (naive_loss(kind, displays, chosen, before, bias + e, learner.config) for e in (1e-4, -1e-4))
+        assert bias - learner.bias[0] == pytest.approx((up - down) / 2e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["fm", "ffm"])
+def test_adagrad_and_l2(world: Encoded, kind: str) -> None:
+    """One step of an ad's own id: g = gradient + l2 w, G = 1 + g^2, w - eta g / sqrt(G)."""
+    rate, l2 = 0.3, 0.01
+    plain, displays = learner_of(kind, world, l2=0.0, learning_rate=1e5)
+    plain.table[:, 1] = 1e10
+    before = plain.table[:, 0].copy()
+    single = int(np.flatnonzero(np.diff(displays.offsets) == 2)[0])
+    plain.learn(displays, np.array([single]))
+    gradient = before - plain.table[:, 0]
+    ad = [f.name for f in learner_fields(plain)].index("ad") - len(plain.inputs.shared)
+    own = values_of(displays.own, int(displays.offsets[single]))[ad][0][0]
+    learner, _ = learner_of(kind, world, l2=l2, learning_rate=rate)
+    learner.learn(displays, np.array([single]))
+    g = gradient[own] + l2 * before[own]
+    np.testing.assert_allclose(learner.table[own, 1], 1 + g * g, rtol=1e-5)
+    np.testing.assert_allclose(learner.table[own, 0], before[own] - rate * g / np.sqrt(1 + g * g), atol=1e-5)
+
+
+def learner_fields(learner: TableLearner) -> list[Any]:
+    return [column.field for column in [*learner.inputs.shared, *learner.inputs.own]]
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_l2_by_frequency(world: Encoded, power: float) -> None:
+    """l2 / n ** power for an id that is read n times in an epoch."""
+    learner, displays = learner_of("ffm", world, l2=0.1, l2_frequency=power)
+    counts = np.bincount(displays.own.ids, minlength=len(learner.table)).astype(float)
+    for d, n in enumerate(np.diff(displays.offsets)):
+        for field in values_of(displays.shared, d):
+            for i, _ in field:
+                counts[i] += n
+    expected = 0.1 / np.maximum(counts, 1) ** power if power else np.full(1, 0.1)
+    np.testing.assert_allclose(learner.l2, expected, rtol=1e-6)
+
+
+# --- FTRL-Proximal ------------------------------------------------------------------------------------------------
+
+
+def naive_ftrl(x: Displays, order: list[int], config: Any, size: int) -> NDArray[np.float64]:
+    """Algorithm 1 of McMahan et al. 2013 with gradients of a display's loss; z and n of each id, then of the bias."""
+    z, n = np.zeros(size + 1), np.zeros(size + 1)
+
+    def weight(i: int) -> float:
+        if abs(z[i]) <= config.l1:
+            return 0.0
+        return -(z[i] - math.copysign(config.l1, z[i])) / ((config.beta + math.sqrt(n[i])) / config.alpha + config.l2)
+
+    def step(i: int, g: float) -> None:
+        sigma = (math.sqrt(n[i] + g * g) - math.sqrt(n[i])) / config.alpha
+        z[i] += g - sigma * weight(i)
+        n[i] += g * g
+
+    for d in order:
+        rows = range(int(x.offsets[d]), int(x.offsets[d + 1]))
+        shared = [(i, v) for field in values_of(x.shared, d) for i, v in field] + [(size, 1.0)]
+        own = [[(i, v) for field in values_of(x.own, row) for i, v in field] for row in rows]
+        logits = np.array([sum(v * weight(i) for i, v in shared + mine) for mine in own])
+        clicked = x.clicked[rows.start : rows.stop]
+        p = np.exp(logits) / np.exp(logits).sum() if config.loss == "listwise" else 1 / (1 + np.exp(-logits))
+        for mine, residual in zip(own, p - clicked, strict=True):
+            for i, v in mine:
+                step(i, residual * v)
+        for i, v in shared:
+            step(i, float((p - clicked).sum()) * v)
+    return np.stack([z, n], axis=1)
+
+
+@pytest.mark.parametrize("loss", ["listwise", "pointwise"])
+@pytest.mark.parametrize("l1", [0.0, 0.5])
+def test_ftrl(world: Encoded, loss: Any, l1: float) -> None:
+    displays, inputs = history(world)
+    config = LRConfig(alpha=0.3, beta=0.7, l1=l1, l2=0.2, loss=loss)
+    learner = LogisticRegression(inputs, config, world.part("history"))
+    order = np.random.default_rng(0).permutation(len(displays.offsets) - 1)
+    learner.learn(displays, order)
+    expected = naive_ftrl(displays, order.tolist(), config, inputs.table_size)
+    np.testing.assert_allclose(learner.table, expected, rtol=1e-3, atol=1e-5)
+    if loss == "pointwise":
+        assert learner.table[-1, 1] > 0
+    w = learner.weights()["table"]
+    zero = (np.abs(expected[:, 0]) <= l1) & (expected[:, 1] > 0)
+    assert zero.any() == (l1 > 0), "l1 gives exact zeros"
+    assert w.shape == expected.shape
