@@ -37,9 +37,15 @@ class SparkEngine(Engine):
     """A Spark session behind Ibis. A session that is already there is used, and outlives the engine."""
 
     def __init__(self, runtime: RuntimeConfig) -> None:
+        _check_java()
         super().__init__(runtime)
         self._owns = SparkSession.getActiveSession() is None
-        self._session = _session(runtime, self._scratch)
+        try:
+            self._session = _session(runtime, self._scratch)
+        except UserError:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise
+        TypedSpark.register_options()
         self.ibis = TypedSpark().connect(self._session)
 
     def close(self) -> None:
@@ -95,8 +101,7 @@ class SparkEngine(Engine):
 
 
 def _session(runtime: RuntimeConfig, scratch: Path) -> SparkSession:
-    """The active session, or a new one; UserError without a Java that can run it, or if its master does not answer."""
-    _check_java()
+    """The active session, or a new one; UserError if it cannot start."""
     settings = {
         "spark.master": runtime.spark_master.replace("local[*]", f"local[{runtime.cores}]"),
         "spark.app.name": "outbrain",
@@ -142,6 +147,7 @@ def _stderr_to(path: Path) -> Iterator[None]:
 
 
 def _check_java() -> None:
+    """UserError unless there is a Java that can run Spark."""
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=f"{home}/bin" if home else None)
     if java is None:
