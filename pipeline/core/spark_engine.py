@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ibis
+import ibis.expr.operations as ops
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -79,6 +80,8 @@ class SparkEngine(Engine):
         shutil.rmtree(folder)
 
     def _keep(self, expression: ir.Table) -> ir.Table:
+        if isinstance(expression.op(), ops.DatabaseTable):  # a file, or kept already
+            return expression
         return self._table([f"file://{self._save(expression)}"], expression.schema())
 
     def _table(self, addresses: list[str], schema: ibis.Schema) -> ir.Table:

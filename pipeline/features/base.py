@@ -3,6 +3,15 @@
 A group is a module of this package that holds one `GROUP`; its name is the module's name. To add one, write the module
 and put its name into `features` in params.yaml; if it learns from the split before it can say anything (`learner`),
 into `collaborative.groups`.
+
+A group is plain Ibis, so that both engines (core.engine) compute it. Some of what DuckDB understands Spark does not, or
+it means something else there:
+- `collect(order_by=)`, asof joins: collect structs, and sort the lists. `column.unnest()` within an expression: unnest
+  the table (`Table.unnest`).
+- `hash()`, `approx_nunique()`, `arbitrary()`, `first()` and `last()` of groups without an order: hash by arithmetic
+  (smoothing.fold), aggregate by min, max, or argmax of what is unique.
+- Timestamps: stay with integers (ms). SQL text: never.
+- Sums of floats, and ranks by floats that are equal but for their last bit: count in integers.
 """
 
 from __future__ import annotations
