@@ -64,21 +64,6 @@ class _Compiler(PySparkCompiler):
             arg = self.f.rint(arg)
         return super().visit_Cast(op, arg=arg, to=to)
 
-    def visit_Divide(self, op: ops.Divide, *, left: Any, right: Any) -> Any:  # noqa: N802
-        """Division by zero gives an infinity or NaN, as IEEE 754 has it, not an error."""
-        if isinstance(op.right, ops.Literal):
-            return self.binop(sge.Div, left, right)
-        quotient = self.binop(sge.Div, left, self.f.nullif(right, 0))
-        of_zero = sge.Case(
-            ifs=[self.if_(left > 0, self.POS_INF), self.if_(left < 0, self.NEG_INF), self.if_(left.eq(0), self.NAN)]
-        )
-        return self.if_(sge.paren(right).eq(0), of_zero, quotient)
-
-    def visit_Ln(self, op: ops.Ln, *, arg: Any) -> Any:  # noqa: N802
-        """Negative infinity of zero, NaN of less; Spark's own are null."""
-        known = self.f.ln(arg)
-        return sge.Case(ifs=[self.if_(arg > 0, known), self.if_(arg.eq(0), self.NEG_INF), self.if_(arg < 0, self.NAN)])
-
     def visit_CountStar(self, op: ops.CountStar, *, arg: Any, where: Any) -> Any:  # noqa: N802
         """Counts nothing as 0, not as null."""
         counted = super().visit_CountStar(op, arg=arg, where=where)

@@ -11,6 +11,7 @@ it means something else there:
 - `hash()`, `approx_nunique()`, `arbitrary()`, `first()` and `last()` of groups without an order: hash by arithmetic
   (smoothing.fold), aggregate by min, max, or argmax of what is unique.
 - Timestamps: stay with integers (ms). SQL text: never.
+- Division by zero is an error in Spark, and a logarithm of zero null: guard them (`nullif(0)`, `+ 1`).
 - Sums of floats, and ranks by floats that are equal but for their last bit: count in integers.
 """
 
