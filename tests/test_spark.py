@@ -109,7 +109,7 @@ EXPRESSIONS: dict[str, Callable[[ir.Table], ir.Table]] = {
     "types": lambda t: t.mutate(more=ibis.literal(3, "uint8"), none=ibis.null("uint32"), half=ibis.literal(0.5)),
     "casts": lambda t: t.select(
         "n",
-        **{f"to_{kind}": (t.x.abs() + 1e-9 * 0).cast(kind) for kind in ("int16", "uint32", "int64", "float32")},
+        **{f"to_{kind}": t.x.abs().cast(kind) for kind in ("int32", "uint32", "int64", "float32")},
         yes=t.yes.cast("int8"),
         number=t.small.cast("string"),
     ),

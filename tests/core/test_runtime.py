@@ -11,9 +11,12 @@ from pipeline.core.errors import ParameterError
 from pipeline.core.runtime import RuntimeConfig, temporary_folder
 
 
-@pytest.mark.parametrize("size", ["8GB", "300MB", "1.5 GB", "2GiB"])
-def test_sizes(size: str) -> None:
-    assert RuntimeConfig(memory_limit=size).memory_limit == size
+@pytest.mark.parametrize(
+    ("size", "mebibytes"), [("8GB", 7629), ("300MB", 286), ("1.5 GB", 1430), ("2GiB", 2048), ("1 TiB", 1 << 20)]
+)
+def test_sizes(size: str, mebibytes: int) -> None:
+    runtime = RuntimeConfig(memory_limit=size)
+    assert (runtime.memory_limit, runtime.memory_mebibytes) == (size, mebibytes)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,8 @@ def test_sizes(size: str) -> None:
         {"memory_limit": "8 GB each"},
         {"threads": -1},
         {"device": "tpu"},
+        {"engine": "sqlite"},
+        {"spark_config": "more"},
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
