@@ -110,6 +110,10 @@ def _session(runtime: RuntimeConfig, scratch: Path) -> SparkSession:
         "spark.app.name": "outbrain",
         "spark.driver.memory": f"{runtime.memory_mebibytes}m",
         "spark.driver.maxResultSize": "0",
+        # no checksum files and no marks beside what is written: each costs a `chmod` in a process of its own
+        "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
+        "spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version": "2",
+        "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
         "spark.local.dir": str(scratch / "spark"),
         "spark.log.level": "ERROR",
         "spark.sql.ansi.enabled": "true",  # overflow and wrong casts are errors, as they are in DuckDB
