@@ -21,22 +21,27 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipeline.collaborative.attributes import read_attributes
+from pipeline.collaborative.viewed import read_viewed
 from pipeline.core import engine as engine_module
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.engine import Engine, open_engine
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_path, read_json
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.encode import EncodeConfig
+from pipeline.encode import EncodeConfig, encode_split
+from pipeline.features import base
 from pipeline.features.smoothing import SmoothingConfig
-from pipeline.schemas.encoded import Encoded
 from pipeline.split import SplitConfig
 from pipeline.stages import encode, features, split, views
 from pipeline.views import ViewsConfig
 from tests.discovery import feature_groups
 
 PARTS = ("history", "target")
-GROUPS = tuple(feature_groups())
+#: Groups that are expressions; what the others ask an engine for is compared apart.
+GROUPS = tuple(name for name, group in feature_groups().items() if group.learner is None)
+#: Groups whose both parts are computed and encoded, from the stages' command lines; of the others, history alone.
+ENCODED = ("ids", "context", "views", "rates")
 #: What makes Spark quick where there is next to nothing to do.
 SMALL = {
     "spark.sql.shuffle.partitions": 2,
@@ -162,7 +167,7 @@ def write_params(path: Path, runtime: RuntimeConfig, smoothing: SmoothingConfig,
         "encode": encoding,
     }
     sections = {name: asdict(section) for name, section in params.items()}
-    path.write_text(yaml.safe_dump({**sections, "features": list(GROUPS), "leaks": True}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**sections, "features": list(ENCODED), "leaks": True}), encoding="utf-8")
 
 
 def run_stages(params: Path, tables: Path, out: Path) -> None:
@@ -176,10 +181,35 @@ def run_stages(params: Path, tables: Path, out: Path) -> None:
         split.main(arguments(split=name, tables=tables, out=out / "splits" / name))
     of_validation = out / "splits/validation"
     views.main(arguments(tables=tables, split=of_validation, out=out / "views"))
-    for group in GROUPS:
+    for group in ENCODED:
         where = {"tables": tables, "split": of_validation, "views": out / "views", "out": out / "features" / group}
         features.main(arguments(group=group, **where))
     encode.main(arguments(split=of_validation, features=out / "features", out=out / "encoded"))
+
+
+def write_history(engine: Engine, tables: Path, out: Path, smoothing: SmoothingConfig) -> None:
+    """The history of the groups that `run_stages` leaves out."""
+    for group in set(GROUPS) - set(ENCODED):
+        write = base._by_ranges(
+            engine, base.load_group(group), tables, out / "splits/validation", out / "views", smoothing
+        )
+        write("history", out / "features" / group / "history.parquet")
+
+
+def write_learned_from(engine: Engine, tables: Path, path: Path) -> None:
+    """What groups that are fitted ask an engine for."""
+    viewed, attributes = read_viewed(engine, tables, 10**9, 300), read_attributes(engine, tables, ("topic", "source"))
+    weights = attributes.weights
+    np.savez(
+        path,
+        user=viewed.user,
+        document=viewed.document,
+        day=viewed.day,
+        documents=attributes.documents,
+        weights=weights.data,
+        indices=weights.indices,
+        indptr=weights.indptr,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -197,6 +227,8 @@ def on_spark(
             write_expressions(engine, partial / "expressions")
             write_params(partial / "params.yaml", spark_runtime, smoothing, encode_config)
             run_stages(partial / "params.yaml", tables, partial)
+            write_history(engine, tables, partial, smoothing)
+            write_learned_from(engine, tables, partial / "learned.npz")
 
     return build_once("spark", make)
 
@@ -249,19 +281,37 @@ def test_page_views_by_display_are_the_same(on_spark: Path, views: dict[str, Pat
 
 
 def test_groups_were_found() -> None:
-    assert {"ids", "context", "views", "affinity", "leak", "rates", "rivals"} <= set(GROUPS)
+    assert {*ENCODED, "affinity", "crosses", "exposure", "leak", "rivals", "trends"} <= set(GROUPS)
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_is_the_same(on_spark: Path, features: dict[str, Path], group: str) -> None:
-    found, expected = on_spark / "features" / group, features["validation"] / group
-    assert read_json(found / "columns.json") == read_json(expected / "columns.json")
-    for part in PARTS:
-        check_equal(found / f"{part}.parquet", expected / f"{part}.parquet")
+    for part in PARTS if group in ENCODED else ("history",):
+        check_equal(
+            on_spark / "features" / group / f"{part}.parquet", features["validation"] / group / f"{part}.parquet"
+        )
 
 
-def test_what_models_read_is_the_same(on_spark: Path, encoded: dict[str, Encoded]) -> None:
-    found, expected = on_spark / "encoded", encoded["validation"].folder
+def test_what_groups_are_fitted_on_is_the_same(
+    on_spark: Path, tables: Path, engine: DuckDBEngine, tmp_path: Path
+) -> None:
+    write_learned_from(engine, tables, tmp_path / "learned.npz")
+    found, expected = np.load(on_spark / "learned.npz"), np.load(tmp_path / "learned.npz")
+    assert min(len(expected["user"]), len(expected["weights"])) > 100
+    for name in expected.files:
+        assert np.array_equal(found[name], expected[name]), name
+
+
+def test_what_models_read_is_the_same(
+    on_spark: Path,
+    splits: dict[str, Path],
+    features: dict[str, Path],
+    engine: DuckDBEngine,
+    encode_config: EncodeConfig,
+    tmp_path: Path,
+) -> None:
+    found, expected = on_spark / "encoded", tmp_path / "encoded"
+    encode_split(engine, splits["validation"], features["validation"], list(ENCODED), encode_config, expected)
     files = sorted(path.relative_to(expected) for path in expected.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(found) for path in found.rglob("*") if path.is_file())
     assert len(files) > 50

@@ -51,6 +51,19 @@ class RuntimeConfig:
         return int(float(found[1]) * (1024 if found[3] else 1000) ** power) >> 20
 
     @property
+    def spark_settings(self) -> dict[str, str]:
+        """`spark_config` as Spark's own names and texts; `a: {b: 1}` is `a.b: 1`, so that `-S` may set it."""
+
+        def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+            for key, value in config.items():
+                if isinstance(value, dict):
+                    yield from flat(value, f"{prefix}{key}.")
+                else:
+                    yield f"{prefix}{key}", str(value).lower() if isinstance(value, bool) else str(value)
+
+        return dict(flat(self.spark_config))
+
+    @property
     def cores(self) -> int:
         return self.threads or len(os.sched_getaffinity(0))
 

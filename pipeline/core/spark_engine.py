@@ -128,8 +128,8 @@ def _session(runtime: RuntimeConfig, scratch: Path) -> SparkSession:
     if runtime.spark_master.startswith("local"):
         settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     builder = SparkSession.builder
-    for key, value in {**settings, **runtime.spark_config}.items():
-        builder = builder.config(key, str(value).lower() if isinstance(value, bool) else str(value))
+    for key, value in {**settings, **runtime.spark_settings}.items():
+        builder = builder.config(key, value)
     log = scratch / "spark.log"
     try:
         with _stderr_to(log):

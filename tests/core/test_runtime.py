@@ -36,6 +36,15 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
         parse(RuntimeConfig, wrong, "runtime")
 
 
+def test_settings_of_spark_by_path_or_by_name() -> None:
+    config = {"spark": {"executor": {"memory": "16g", "cores": 4}}, "spark.sql.adaptive.enabled": False}
+    assert RuntimeConfig(spark_config=config).spark_settings == {
+        "spark.executor.memory": "16g",
+        "spark.executor.cores": "4",
+        "spark.sql.adaptive.enabled": "false",
+    }
+
+
 def test_the_temporary_folder_goes(tmp_path: Path) -> None:
     runtime = RuntimeConfig(temp_directory=str(tmp_path / "spill"))
     with temporary_folder(runtime) as folder:
