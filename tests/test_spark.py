@@ -189,7 +189,7 @@ def run_stages(params: Path, tables: Path, out: Path) -> None:
 
 def write_history(engine: Engine, tables: Path, out: Path, smoothing: SmoothingConfig) -> None:
     """The history of the groups that `run_stages` leaves out."""
-    for group in set(GROUPS) - set(ENCODED):
+    for group in (name for name in GROUPS if name not in ENCODED):
         write = base._by_ranges(
             engine, base.load_group(group), tables, out / "splits/validation", out / "views", smoothing
         )
