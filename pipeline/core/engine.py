@@ -150,7 +150,7 @@ def open_engine(runtime: RuntimeConfig) -> Engine:
 
             return SparkEngine(runtime)
     except ModuleNotFoundError as error:
-        if error.name not in ("pyspark", "py4j"):
+        if (error.name or "").partition(".")[0] not in ("pyspark", "py4j"):
             raise
         raise UserError("runtime.engine: spark needs PySpark, which is not installed: `make spark`") from None
 
