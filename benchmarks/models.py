@@ -2,9 +2,10 @@
 
     python benchmarks/models.py --scratch FOLDER --peers PYTHON
 
-All contestants get the same rows, fields, embedding size, layers, batch and epochs, and learn by Adam at its default
-rate (but for our rows of tables, see there) without regularisation. PYTHON is the interpreter of an environment made as
-benchmarks/requirements-peers.txt says; without it only our own networks run. The data is drawn in displays from a known
+All contestants get the same rows, fields, embedding size, layers, batch and epochs. Networks learn by Adam at its
+default rate (but for our rows of tables, see there) without regularisation; factorization machines as libffm and xlearn
+do by default (AdaGrad, k = 4 for FFM). PYTHON is the interpreter of an environment made as
+benchmarks/requirements-peers.txt says; without it only our own models run. The data is drawn in displays from a known
 factorization machine, so the best possible scores are known too; as in the competition, more than half of the fields
 are the same for all ads of a display. Each contestant is a script of benchmarks/contestants, and runs in a process of
 its own: to add one, write a script with `run(benchmark)` and name it in CONTESTANTS. On a busy machine compare the rows
@@ -34,7 +35,25 @@ from pipeline.schemas.impressions import COLD
 
 HERE = Path(__file__).parent
 #: Script in benchmarks/contestants, and whether it runs in the environment of peers.
-CONTESTANTS = {"ours": False, "ours_listwise": False, "deepctr_torch_deepfm": True, "fuxictr_deepfm": True}
+CONTESTANTS = {
+    "ours": False,
+    "ours_listwise": False,
+    "deepctr_torch_deepfm": True,
+    "fuxictr_deepfm": True,
+    "ours_ffm": False,
+    "libffm": True,
+    "xlearn_ffm": True,
+    "ours_fm": False,
+    "xlearn_fm": True,
+}
+#: Whose speed the others' are divided by: the last of ours before them.
+OURS = {
+    "libffm": "ours_ffm",
+    "xlearn_ffm": "ours_ffm",
+    "xlearn_fm": "ours_fm",
+    "ours_ffm": "ours_ffm",
+    "ours_fm": "ours_fm",
+}
 
 #: Codes of each field: user, page, time, place, documents viewed ..., then ad, document, campaign, advertiser ...
 DISPLAY_FIELDS = (50, 24, 4, 200, 2000, 15000, 60000, 100, 300, 97, 1000, 5000, 30000)
@@ -109,6 +128,7 @@ def write(folder: Path, parts: dict[str, Part]) -> None:
 def compete(name: str, folder: Path, python: str, threads: int) -> dict[str, Any] | None:
     """Run one contestant; None, and what it said on stderr, if it failed."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(HERE.parent)}
+    environment.setdefault("USER", "nobody")  # xlearn ends at once where it is not set
     command = [python, str(HERE / "contestants" / "run.py"), name, str(folder)]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     if done.returncode:
@@ -132,7 +152,8 @@ def best_logit(part: Part) -> NDArray[np.float64]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown, with the ratio of the first row's speed to each; CPU seconds are of all threads together."""
+    """As Markdown, with the ratio of our speed to each; CPU seconds are of all threads together."""
+    speed = {row["name"]: row for row in rows}
     lines = [
         "| network | training rows/s | ours / its | rows/CPU s | inference rows/s | ours / its | rows/CPU s "
         "| peak memory MiB | AUC | log loss | MAP@12 |",
@@ -143,8 +164,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         if "training" not in row:
             lines.append(f"| {row['name']} | | | | | | | | {scores}")
             continue
+        ours = speed.get(OURS.get(row["name"], "ours"), row)
         speeds = " | ".join(
-            f"{row[what]:,.0f} | {rows[0][what] / row[what]:.1f} | {row[f'{what}_cpu']:,.0f}"
+            f"{row[what]:,.0f} | {ours[what] / row[what]:.1f} | {row[f'{what}_cpu']:,.0f}"
             for what in ("training", "inference")
         )
         lines.append(f"| {row['name']} | {speeds} | {row['memory']:,.0f} | {scores}")

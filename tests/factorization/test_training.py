@@ -1,4 +1,4 @@
-"""The loop that trains factorization models: a killed run ends like an undisturbed one; what stops it, what it keeps."""
+"""How factorization models are trained: a killed run ends like an undisturbed one; what stops it, what it keeps."""
 
 from __future__ import annotations
 

@@ -1,0 +1,11 @@
+"""This project's factorization machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ours_ffm
+
+
+def run(benchmark: Any) -> Any:
+    return ours_ffm.run(benchmark, "fm", benchmark.settings["embedding"])
