@@ -58,9 +58,13 @@ def grouped(rows: Rows, keys: list[str]) -> dict[tuple[Any, ...], Rows]:
     return found
 
 
-def clicks_and_expected(rows: Rows, row: dict[str, Any], *, out_of_fold: bool, folds: int) -> tuple[float, float]:
-    """Of some rows of history the clicks and the expected clicks that `row` may know."""
+def clicks_and_expected(
+    rows: Rows, row: dict[str, Any], *, out_of_fold: bool, folds: int, least: float = 0
+) -> tuple[float, float]:
+    """Of some rows of history the clicks and the expected clicks that `row` may know; 0 if they are too few."""
     scale = folds / (folds - 1) if out_of_fold else 1.0
     own = fold_of(row["display_id"], folds)
     chosen = [other for other in rows if not out_of_fold or fold_of(other["display_id"], folds) != own]
+    if len(chosen) * scale < least:
+        return 0.0, 0.0
     return sum(r["clicked"] for r in chosen) * scale, sum(27_720 // r["ads"] for r in chosen) * scale / 27_720

@@ -47,7 +47,8 @@ class Inputs:
     their labels hidden (null). views: what the users of these displays viewed around them; history_views: the same of
     the whole history; document_views: how often anybody viewed a document (all: schemas.views). table: a typed table by
     name; of page_views, only what is before `info.views_until` may be used. once: wraps a look-up that is the same for
-    all ranges, so that it is computed at the first.
+    all ranges, so that it is computed at the first. within: cuts a table with a `display_id` to the displays of this
+    range, without reading the rest of it.
     """
 
     part: Part
@@ -59,6 +60,7 @@ class Inputs:
     document_views: ir.Table
     table: Callable[[str], ir.Table]
     once: Callable[[ir.Table], ir.Table]
+    within: Callable[[ir.Table], ir.Table]
     info: SplitInfo
     smoothing: SmoothingConfig
 
@@ -174,25 +176,31 @@ def _by_ranges(
         document_views=engine.table(views / "documents.parquet"),
         table=lambda table: engine.table(tables / f"{table}.parquet"),
         once=engine.once,
+        within=lambda table: table,
         info=SplitInfo.read(split),
         smoothing=smoothing,
     )
 
     def write(part: Part, path: Path) -> None:
-        build = _columns(group, replace(inputs, part=part, views=engine.table(views / f"{part}.parquet")))
+        build = _columns(engine, group, replace(inputs, part=part, views=engine.table(views / f"{part}.parquet")))
         engine.write_by_ranges(split / f"{part}.parquet", "display_id", build, path, order_by=("row",))
 
     return write
 
 
-def _columns(group: Group, inputs: Inputs) -> Callable[[ir.Table], ir.Table]:
+def _columns(engine: Engine, group: Group, inputs: Inputs) -> Callable[[ir.Table], ir.Table]:
     """The group's columns, in their declared types, as a function of a range of impressions."""
 
     def build(impressions: ir.Table) -> ir.Table:
-        displays = impressions.filter(impressions.first).select("display_id")
-        views = inputs.views.semi_join(displays, "display_id")
+        ids = impressions.display_id
+        borders = engine.one(impressions.aggregate(low=ids.min(), high=ids.max()))
+
+        def within(table: ir.Table) -> ir.Table:  # by numbers, which the engine compares with those of a row group
+            return table.filter(table.display_id.between(borders["low"], borders["high"]))
+
         assert group.build is not None
-        table = group.build(replace(inputs, impressions=impressions, views=views))
+        views = within(inputs.views)
+        table = group.build(replace(inputs, impressions=impressions, views=views, within=within))
         return table.select(*ALIGNMENT, **{c.name: table[c.name].cast(c.dtype) for c in group.columns})
 
     return build

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import ibis
 import ibis.expr.types as ir
 
-from pipeline.core.relational import LookUp, look_up, look_up_all
+from pipeline.core.relational import look_up, look_up_all
 from pipeline.features.base import Group, Inputs
-from pipeline.features.smoothing import AD_KEYS, counts, look_up_known, over_expected, sums, with_prior
+from pipeline.features.smoothing import AD_KEYS, counts, look_up_known, over_expected, scale, sums, with_prior
 from pipeline.schemas.features import Column
 
 DAY_PART_MS = 4 * 3_600_000
@@ -26,34 +24,32 @@ PLACES = {
 
 
 def build(inputs: Inputs) -> ir.Table:
-    """NAME_by_PLACE: log of (clicks + s b) / (e + s b), where the shows of an ad (a campaign, ...) at a place were
-    expected to bring e clicks by its lift everywhere (see `smoothing`): so it is smoothed towards the ad's own rate.
+    """All rows of the part meet the counts of a place at once, so that these, which are many, are read but once."""
+    crosses = [inputs.within(inputs.once(_crosses(inputs, place))).drop("display_id") for place in PLACES]
+    return look_up_all(inputs.impressions, [(cross, {"row": "row"}) for cross in crosses])
+
+
+def _crosses(inputs: Inputs, place: str) -> ir.Table:
+    """row -> NAME_by_PLACE of all rows of the part: log of (clicks + s b) / (e + s b), where the shows of an ad (a
+    campaign, ...) at the place were expected to bring e clicks by its lift everywhere (see `smoothing`). So it is
+    smoothed towards the ad's own rate. Fewer than s shows count nothing: most pairs are that rare, and tell little.
     """
-    table = inputs.impressions
-    for place in PLACES:
-        table = _at(inputs, table, place)
-    table = look_up_all(with_prior(inputs, table), [*_alone(inputs), *_by_place(inputs)])
-    table = table.mutate(**{f"{name}_everywhere": over_expected(inputs, table, name) for name in AD_KEYS})
-    crosses = ((f"{name}_by_{place}", table[f"{name}_everywhere"]) for name in AD_KEYS for place in PLACES)
-    return table.mutate(**{cross: over_expected(inputs, table, cross, lift).ln() for cross, lift in crosses})
-
-
-def _alone(inputs: Inputs) -> Iterator[LookUp]:
-    for name, key in AD_KEYS.items():
-        counted = inputs.once(counts(inputs.history, [key], inputs.smoothing.folds))
-        yield look_up_known(inputs, name, counted, [key])
-
-
-def _by_place(inputs: Inputs) -> Iterator[LookUp]:
-    """The coarser counts (of a campaign at a place, ...) are sums over its ads: history is counted once a place."""
+    folds, least = inputs.smoothing.folds, inputs.smoothing.strength / scale(inputs)
     ads = inputs.table("promoted_content").rename(ad_document_id="document_id")
-    for place in PLACES:
-        history = _at(inputs, inputs.history, place)
-        by_ad = inputs.once(counts(history, ["ad_id", place], inputs.smoothing.folds))
-        joined = by_ad.inner_join(ads, "ad_id")
-        for name, key in AD_KEYS.items():
-            counted = by_ad if name == "ad" else inputs.once(sums(joined, [key, place, "fold"]))
-            yield look_up_known(inputs, f"{name}_by_{place}", counted, [key, place])
+    by_ad = inputs.once(counts(_at(inputs, inputs.history, place), ["ad_id", place], folds))
+    lookups = []
+    for name, key in AD_KEYS.items():
+        everywhere = inputs.once(counts(inputs.history, [key], folds))
+        # A campaign's counts at a place are sums over its ads, so history is counted once a place.
+        here = by_ad if name == "ad" else sums(by_ad.inner_join(ads, "ad_id"), [key, place, "fold"])
+        lookups.append(look_up_known(inputs, name, everywhere, [key]))
+        lookups.append(look_up_known(inputs, f"{name}_by_{place}", here, [key, place], least))
+    rows = _at(inputs, inputs.history if inputs.part == "history" else inputs.target, place)
+    table = look_up_all(with_prior(inputs, rows), lookups)
+    lifts = {name: over_expected(inputs, table, name) for name in AD_KEYS}
+    crosses = {f"{name}_by_{place}": lift for name, lift in lifts.items()}
+    values = {name: over_expected(inputs, table, name, lift).ln().cast("float32") for name, lift in crosses.items()}
+    return table.select("row", "display_id", **values)
 
 
 def _at(inputs: Inputs, table: ir.Table, place: str) -> ir.Table:

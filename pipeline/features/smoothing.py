@@ -68,15 +68,15 @@ def sums(counted: ir.Table, keys: list[str]) -> ir.Table:
     return counted.group_by(keys).aggregate(**{name: counted[name].sum().cast("int64") for name in COUNTS})
 
 
-def known(counted: ir.Table, keys: list[str], part: Part) -> ir.Table:
+def known(counted: ir.Table, keys: list[str], part: Part, least: float = 1) -> ir.Table:
     """What a row may know of `counts`. target: keys -> the counts of all folds; history: keys, fold -> those of all
-    other folds, if there is any."""
+    other folds. Only where these are at least so many shows."""
     total = sums(counted, keys)
     if part == "target":
-        return total
+        return total.filter(total.shows >= least)
     joined = counted.inner_join(total, keys, rname="{name}_total")
     others = {name: joined[f"{name}_total"] - joined[name] for name in COUNTS}
-    return joined.filter(others["shows"] > 0).select(*keys, "fold", **others)
+    return joined.filter(others["shows"] >= least).select(*keys, "fold", **others)
 
 
 def base_rate(inputs: Inputs) -> ir.Value:
@@ -97,9 +97,10 @@ def with_prior(inputs: Inputs, table: ir.Table) -> ir.Table:
     return table.mutate(fold=fold(table, folds), prior=strength * base_rate(inputs))
 
 
-def look_up_known(inputs: Inputs, name: str, counted: ir.Table, keys: list[str]) -> LookUp:
-    """The look-up of `NAME_clicks` and `NAME_expected`: what a row of `with_prior` may know of counts by keys."""
-    lookup = inputs.once(known(counted, keys, inputs.part).drop("shows"))
+def look_up_known(inputs: Inputs, name: str, counted: ir.Table, keys: list[str], least: float = 1) -> LookUp:
+    """The look-up of `NAME_clicks` and `NAME_expected`: what a row of `with_prior` may know of counts by keys,
+    where these are at least so many shows."""
+    lookup = inputs.once(known(counted, keys, inputs.part, least).drop("shows"))
     lookup = lookup.rename({f"{name}_clicks": "clicks", f"{name}_expected": "expected"})
     return lookup, {key: key for key in [*keys, *(["fold"] if inputs.part == "history" else [])]}
 

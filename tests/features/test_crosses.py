@@ -49,7 +49,7 @@ def test_gains(values_of: Callable[..., Any], documents: dict[int, dict[str, Any
                 lift = (clicks + prior) / (expected + prior)
                 for place in PLACES:
                     same = indexes[key, place].get((row[key], row[place]), [])
-                    clicks, expected = clicks_and_expected(same, row, **known)
+                    clicks, expected = clicks_and_expected(same, row, **known, least=smoothing["strength"])
                     wanted = math.log((clicks + prior) / (expected * lift + prior))
                     assert values[f"{name}_by_{place}"] == pytest.approx(wanted, rel=1e-5, abs=1e-6), (name, place)
                     checked += wanted != 0
