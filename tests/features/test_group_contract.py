@@ -226,10 +226,15 @@ def test_a_display_does_not_know_its_own_click(
     splits: dict[str, Path], features: dict[str, Path], compute: Compute, tmp_path: Path, name: str, at: float
 ) -> None:
     """Another ad of one display of history gets the click: that display's features stay, others change, in history and
-    in target; so it is a display whose user comes again in both."""
+    in target; so it is a display whose user comes again in both, and whose ads promote different documents."""
     history = pq.read_table(splits["validation"] / "history.parquet")
     starts = starts_of(history)
-    coming_again = with_later_displays_in_both_parts(splits["validation"])
+    ends, document = np.append(starts[1:], history.num_rows), history["ad_document_id"].to_pylist()
+    coming_again = [
+        display
+        for display in with_later_displays_in_both_parts(splits["validation"])
+        if len({*document[starts[display] : ends[display]]}) == ends[display] - starts[display]
+    ]
     display = coming_again[int(at * len(coming_again))]
     own = np.zeros(history.num_rows, bool)
     own[starts[display] : starts[display + 1]] = True

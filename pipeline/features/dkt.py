@@ -1,0 +1,141 @@
+"""What the user did in order: the documents viewed before the display and those of the ads clicked in earlier ones make
+a state, against which the promoted document is read out.
+
+Piech et al. 2015 (pipeline.collaborative.dkt), learning on each night. The network learns from page views alone; the
+clicks of history that a state holds are all earlier than its display.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+
+from pipeline.collaborative.attributes import Attributes, read_attributes
+from pipeline.collaborative.displays import Chunk, Columns, by_morning, gap_to_best_rival, write_columns_of
+from pipeline.collaborative.dkt import DKTConfig, Trace, fit_traces, normalised, pack
+from pipeline.collaborative.nightly import products
+from pipeline.collaborative.viewed import read_viewed
+from pipeline.core.config import check
+from pipeline.core.engine import Engine
+from pipeline.features.base import Group, Learner, Sources, Write
+from pipeline.schemas.features import Column, Scope
+from pipeline.schemas.impressions import PARTS, Part
+
+#: How many numbers of the state's read-out, and of a document's embedding, become columns.
+SHOWN = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(DKTConfig):
+    """The section `collaborative.dkt` of params.yaml.
+
+    users: from about how many users' views it learns. least: documents that an attribute must have.
+    """
+
+    users: int = 1_000_000
+    least: int = 5
+
+    def __post_init__(self) -> None:
+        DKTConfig.__post_init__(self)
+        for name in ("users", "least"):
+            check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
+
+
+def fit(engine: Engine, sources: Sources, config: Config) -> Write:
+    """Fit the network of each morning; what is returned writes a part's columns."""
+    attributes = read_attributes(engine, sources.tables, ("topic", "category", "source"), config.least)
+    viewed = read_viewed(engine, sources.tables, sources.info.views_until, config.users)
+    traces = fit_traces(viewed, attributes, config)
+    paths = {}
+    for part in PARTS:
+        paths[part] = engine.scratch(f"before-{part}.parquet")
+        engine.write_by_ranges(
+            sources.impressions(part),
+            "display_id",
+            partial(_before, engine, sources, part),
+            paths[part],
+            order_by=("display_id", "delay", "document_id"),
+        )
+    names = tuple(column.name for column in GROUP.columns)
+    return lambda part, path: write_columns_of(
+        sources.impressions(part),
+        paths[part],
+        lambda chunk: score(traces, attributes, chunk, config.length),
+        names,
+        path,
+    )
+
+
+def _before(engine: Engine, sources: Sources, part: Part, rows: ir.Table) -> ir.Table:
+    """display_id, delay (ms, negative), document_id: what the users of some displays viewed, and clicked in history's
+    displays, before."""
+    displays = rows.filter(rows.first).select("display_id", "user_id", "timestamp")
+    views = engine.table(sources.views(part))
+    views = views.filter(views.delay < 0).semi_join(displays, "display_id")
+    history = engine.table(sources.impressions("history"))
+    clicks = history.filter((history.clicked == 1) & history.user_id.notnull() & history.ad_document_id.notnull())
+    clicks = clicks.select("user_id", clicked_at="timestamp", document_id="ad_document_id")
+    pairs = displays.inner_join(engine.once(clicks), "user_id")
+    pairs = pairs.filter(pairs.clicked_at < pairs.timestamp)
+    pairs = pairs.select("display_id", "document_id", delay=pairs.clicked_at - pairs.timestamp)
+    return ibis.union(pairs.select(*_BEFORE), views.select(*_BEFORE))
+
+
+_BEFORE = ("display_id", "delay", "document_id")
+
+
+def score(traces: dict[int, Trace], attributes: Attributes, chunk: Chunk, length: int) -> Columns:
+    """The columns of a chunk of displays, each with the network of its morning; the page is the last document."""
+    columns = {column.name: np.full(len(chunk.row), np.nan, np.float32) for column in GROUP.columns}
+    displays = len(chunk.page)
+    read = np.concatenate([chunk.beside["document_id"], chunk.page])
+    order = np.argsort(np.concatenate([chunk.display_of_beside, np.arange(displays)]), kind="stable")
+    ends = chunk.beside_offsets[1:] + np.arange(1, displays + 1)
+    documents, index = np.unique(np.concatenate([read[order], chunk.ad_document]), return_inverse=True)
+    sequence, known = pack(index[: len(read)], np.append(0, ends[:-1]), ends, length)
+    about = normalised(attributes.rows(documents))
+    unknown = np.diff(about.indptr) == 0
+    cold = (unknown[sequence] | ~known).all(axis=1)
+    for trace, at in by_morning(chunk, traces):
+        chosen, rows = np.flatnonzero(at), np.flatnonzero(at[chunk.display_of_row])
+        embeddings = trace.network.documents(about)
+        y = trace.network.read_out(embeddings, sequence[chosen], known[chosen].sum(axis=1))
+        display = np.searchsorted(chosen, chunk.display_of_row[rows])
+        ad = index[len(read) :][rows]
+        found = np.empty(len(rows), np.float32)
+        products(y, display, embeddings, ad, found)
+        found[cold[chosen][display]] = 0
+        found[unknown[ad]] = np.nan
+        columns["dkt_score"][rows] = found
+        axes = trace.axes[:, :SHOWN]
+        states = np.where(cold[chosen, None], np.nan, y @ axes)
+        vectors = np.where(unknown[:, None], np.nan, embeddings @ axes)
+        for k in range(SHOWN):
+            columns[f"dkt_user_{k}"][rows] = states[display, k]
+            columns[f"dkt_ad_{k}"][rows] = vectors[ad, k]
+    columns["dkt_gap"] = gap_to_best_rival(columns["dkt_score"], chunk.offsets)
+    return columns
+
+
+def _column(name: str, meaning: str, shared: bool = False, scope: Scope | None = None) -> Column:
+    kept = Column(name=name, kind="numeric", dtype="float32", meaning=meaning, scope=scope)
+    return replace(kept, per="display") if shared else kept
+
+
+GROUP = Group(
+    scope="past-clicks",
+    columns=(
+        _column("dkt_score", "log of how much likelier the document is to come next than by its popularity"),
+        _column("dkt_gap", "dkt_score less the best rival's"),
+        *(_column(f"dkt_user_{k}", f"number {k} of the user's state, read out", shared=True) for k in range(SHOWN)),
+        *(
+            _column(f"dkt_ad_{k}", f"number {k} of the promoted document's embedding", scope="time-causal")
+            for k in range(SHOWN)
+        ),
+    ),
+    learner=Learner(config=Config, fit=fit),
+)

@@ -1,0 +1,28 @@
+"""Deep knowledge tracing over documents: Piech et al. 2015, "Deep knowledge tracing".
+
+h_t   = GRU(h_{t-1}, e_{x_t})                  the user's state after the documents viewed and clicked before  (eq. 1)
+s     = <e_ad, U h_t>                          how much likelier the promoted document is to come next         (eq. 2)
+logit = w_0 r_ad + <w, s>, within the display  r_ad: click rate of the ad                              (pipeline.choice)
+
+The network learns on each night (pipeline.collaborative.dkt) in the stage `collaborative`; s stands in the feature
+group `dkt`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.choice import ChoiceConfig, ChoiceModel
+from pipeline.models.base import Model, SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(ChoiceConfig):
+    """What ChoiceConfig says."""
+
+
+SEARCH_SPACE: SearchSpace = {}
+
+
+def build(config: Config) -> Model:
+    return ChoiceModel("dkt", config)
