@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import int32, uint32, uint64
 
-from pipeline.factorization.compiled import compiled
+from pipeline.core.compiled import compiled
 
 
 @compiled

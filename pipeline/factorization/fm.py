@@ -15,10 +15,10 @@ import numpy as np
 from numba import float32, int64
 from numpy.typing import NDArray
 
-from pipeline.factorization.compiled import compiled, inlined
+from pipeline.core.compiled import compiled, inlined
+from pipeline.core.simd import LINE, aligned, load, prefetch, root, splat, store, total
 from pipeline.factorization.displays import Displays
 from pipeline.factorization.losses import residuals
-from pipeline.factorization.simd import LINE, aligned, load, prefetch, root, splat, store, total
 
 
 class Scratch(NamedTuple):

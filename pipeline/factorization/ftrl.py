@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.factorization.compiled import compiled, inlined
+from pipeline.core.compiled import compiled, inlined
 from pipeline.factorization.displays import Displays
 from pipeline.factorization.losses import residuals
 

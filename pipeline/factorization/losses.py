@@ -7,7 +7,7 @@ from typing import Any
 
 from numba import float32
 
-from pipeline.factorization.compiled import compiled
+from pipeline.core.compiled import compiled
 
 
 @compiled

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.compiled import digest
 from pipeline.core.files import read_json, write_json
-from pipeline.factorization.compiled import DIGEST
 from pipeline.factorization.displays import Inputs, readable
 from pipeline.factorization.training import (
     FactorizationConfig,
@@ -89,6 +89,8 @@ class FactorizationModel:
 
     def _fingerprint(self, encoded: Encoded, length: float | None) -> str:
         """Changes with the data, the config and the code, so that a run never goes on from what no longer fits."""
-        text = [repr((self.config, length, encoded.digest, [f.name for f in self.fields], DIGEST))]
+        text = [
+            repr((self.config, length, encoded.digest, [f.name for f in self.fields], digest(Path(__file__).parent)))
+        ]
         text.append(inspect.getsource(sys.modules[self.make.__module__]))
         return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.config import check
+from pipeline.core.simd import aligned
 from pipeline.factorization.displays import Displays, Inputs, Reader
-from pipeline.factorization.simd import aligned
 from pipeline.factorization.training import Arrays, FactorizationConfig
 from pipeline.schemas.encoded import EncodedPart
 
@@ -55,7 +55,7 @@ class TableLearner:
         self, kernels: Any, inputs: Inputs, config: TableConfig, history: EncodedPart | None, size: int
     ) -> None:
         self.kernels, self.config, self.size = kernels, config, size
-        self.k = (0,) * config.k  # see factorization.simd
+        self.k = (0,) * config.k  # see core.simd
         self.inputs, self.shape = inputs, (len(inputs.shared), len(inputs.own))
         self.bias = np.array([0, 1], np.float32)
         self.l2 = np.full(1, config.l2, np.float32)
