@@ -5,8 +5,9 @@
     python -m benchmarks.scale --check-bytes       # and whether threads or memory change a byte of any output
 
 Displays, ads, users, documents and page views all grow in proportion. Each stage runs as its own process, as DVC runs
-it. The growth is fitted on a log-log scale; what the whole competition would cost is the largest world's cost, grown by
-that power (in time at least in proportion), beside the budget.
+it. The growth is fitted on a log-log scale, that of time to CPU seconds, which suffer less from other work on the
+machine; what the whole competition would cost is the largest world's cost, grown by that power (in time at least in
+proportion), beside the budget.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def growth(worlds: dict[int, list[Run]]) -> tuple[str, str]:
         sizes = [1 / size for size in worlds]
         costs = [runs[at].cost for runs in worlds.values()]
         times, peaks = [float(cost.seconds) for cost in costs], [float(cost.own) for cost in costs]
-        powers = exponent(sizes, times), exponent(sizes, peaks)
+        powers = exponent(sizes, [cost.cpu for cost in costs]), exponent(sizes, peaks)
         time = grown(last.cost.seconds, powers[0], largest, least=1.0) / 60
         peak = grown(last.cost.own, powers[1], largest, least=0.0) / GIB
         minutes[last.budget] += time
@@ -258,7 +259,7 @@ def main() -> None:
         "# Growth\n",
         f"Written by `python -m benchmarks.scale`, memory limit {options.memory_limit}: {machine()}.\n",
         "Memory is the process's own, without pages of mapped files. The whole is extrapolated from the largest world "
-        "by the fitted power, time at least in proportion.\n",
+        "by the fitted power, that of CPU seconds for time, which grows at least in proportion.\n",
         budget,
         stage_table,
         "Rows of the worlds:\n",

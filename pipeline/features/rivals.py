@@ -31,17 +31,15 @@ def build(inputs: Inputs) -> ir.Table:
 
 def _add_lists(table: ir.Table) -> ir.Table:
     """Add for each name `rival_NAME`: the other ads' key, those that are known, in the order of the ads."""
-    ads = table.select("display_id", *_LISTED.values())
-    one = ibis.literal(1, "float32")
-    for name, key in _LISTED.items():
-        listed = ads.filter(ads[key].notnull())
-        item = ibis.struct({"ad": listed.ad_id, "id": listed[key], "weight": one})
-        listed = listed.group_by("display_id").aggregate(item.collect().name("listed"))
-        table = look_up(table, listed.mutate(listed=listed.listed.sort()), {"display_id": "display_id"})
-        others = table.listed.filter(lambda other, own=table.ad_id: other.ad != own)
-        others = others.map(lambda other: ibis.struct({"id": other.id, "weight": other.weight}))
-        table = table.mutate(**{f"rival_{name}": others}).drop("listed")
-    return table
+    ad = ibis.struct({key: table[key] for key in _LISTED.values()})  # the id of the ad first: it sorts them
+    shown = table.group_by("display_id").aggregate(ad.collect().name("shown"))
+    table = look_up(table, shown.mutate(shown=shown.shown.sort()), {"display_id": "display_id"})
+
+    def rivals(key: str) -> ir.Value:
+        others = table.shown.filter(lambda other, own=table.ad_id: (other.ad_id != own) & other[key].notnull())
+        return others.map(lambda other: ibis.struct({"id": other[key], "weight": ibis.literal(1, "float32")}))
+
+    return table.mutate(**{f"rival_{name}": rivals(key) for name, key in _LISTED.items()}).drop("shown")
 
 
 def _add_viewed(inputs: Inputs, table: ir.Table) -> ir.Table:
