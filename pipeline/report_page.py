@@ -56,8 +56,8 @@ img { max-width: 100%; height: auto }
 {% endfor %}
 </table>
 <h2>The blend</h2>
-<p>The members are combined by: {{ report.blend.way }}. "mean" (the mean of equal weights of their logits, those of
-greatest likelihood and those of greatest smoothed MAP@12) is kept unless another combination is better by more than two
+<p>The members are combined by: {{ report.blend.way }}. "mean" (the mean of the weights of their logits of greatest
+likelihood and of those of greatest smoothed MAP@12) is kept unless another combination is better by more than two
 standard errors of their difference, and a member alone is taken only if it beats every combination by as much, since it
 stopped training at its best on these displays. The blend's own score is from nested cross-validation: neither the
 combination nor the choice between them has seen a display that it scores. It chose, fold by fold:

@@ -108,7 +108,7 @@ def _weighted(choose: Callable[[NDArray[np.float32], Labelled], Weights]) -> Way
 
 
 def fit_mean(sample: Sample) -> Combination:
-    """The mean of what three simple ways find: see weights.mean_weights."""
+    """The mean of what two simple ways find: see weights.mean_weights."""
     return Weighted(sample.mean)
 
 

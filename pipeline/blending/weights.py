@@ -77,8 +77,8 @@ def smooth_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
 
 
 def mean_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
-    """The mean of the weights (M,) that are equal, of greatest likelihood and of greatest smoothed MAP@12."""
-    ways = (equal_weights, likelihood_weights, smooth_weights)
+    """The mean of the weights (M,) of greatest likelihood and of greatest smoothed MAP@12."""
+    ways = (likelihood_weights, smooth_weights)
     return np.mean([scaled(choose(logits, labels), logits, labels) for choose in ways], axis=0)
 
 

@@ -21,6 +21,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def _by_ranges(
         views=engine.table(views / "history.parquet"),
         history_views=engine.table(views / "history.parquet"),
         document_views=engine.table(views / "documents.parquet"),
-        table=lambda table: engine.table(tables / f"{table}.parquet"),
+        table=cache(lambda name: engine.table(tables / f"{name}.parquet")),  # the same object, or `once` is not once
         once=engine.once,
         within=lambda table: table,
         info=SplitInfo.read(split),

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline.features
+from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.errors import ParameterError
 from pipeline.features.base import load_group
 from pipeline.schemas.encoded import Encoded
@@ -94,6 +95,25 @@ def test_a_group_is_one_file_and_one_line(
     target = encoded.part("target")
     half = target.values(encoded.fields["half"], np.arange(target.rows))
     assert half.tolist() == [ads / 2 for ads in rows["ads"].to_pylist()]
+
+
+def test_a_look_up_is_computed_once_for_all_ranges_of_both_parts(
+    add: Add,
+    tables: Path,
+    splits: dict[str, Path],
+    views: dict[str, Path],
+    tmp_path: Path,
+    short_ranges: Callable[[Path, Path], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept, keep = [], DuckDBEngine._keep
+    monkeypatch.setattr(DuckDBEngine, "_keep", lambda engine, table: kept.append(table) or keep(engine, table))
+    joined = "inputs.impressions.left_join(inputs.once(inputs.table('promoted_content').select('ad_id')), 'ad_id')"
+    name = add(GROUP.format(result=GOOD.replace("inputs.impressions.mutate", f"{joined}.mutate")))
+    split = short_ranges(splits["validation"], tmp_path / "split")
+    told = arguments(write_params(tmp_path, [name]), tables, split, views["validation"], name, tmp_path / "out")
+    features.main(told)
+    assert len(kept) == 1
 
 
 BROKEN = {
