@@ -1,6 +1,10 @@
 """Loops that numba compiles to machine code at their first call, and keeps on disk for the processes that follow.
 
 They release the interpreter's lock, so that they run beside each other in plain threads: none starts threads itself.
+
+**An innermost loop that sums must not store.** Where arrays lie close together in memory, LLVM takes a scalar form of a
+loop that stores, else a vector one, whose sums have another order: the last digits would depend on addresses. Sums over
+what is only read always have the same form.
 """
 
 from __future__ import annotations

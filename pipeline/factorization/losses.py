@@ -24,17 +24,18 @@ def residuals(logit: Any, n: int, clicked: Any, first: int, listwise: bool, resi
             top = max(top, logit[i])
         for i in range(n):
             residual[i] = math.exp(logit[i] - top)
+        for i in range(n):
             partition += residual[i]
         for i in range(n):
-            residual[i] /= partition
-            if clicked[first + i]:
-                loss += math.log(partition) - (logit[i] - top)
-                residual[i] -= float32(1)
+            loss += clicked[first + i] * (math.log(partition) - (logit[i] - top))
+        for i in range(n):
+            residual[i] = residual[i] / partition - float32(clicked[first + i])
     else:
+        for i in range(n):
+            against = -logit[i] if clicked[first + i] else logit[i]
+            loss += max(against, float32(0)) + math.log(float32(1) + math.exp(-abs(logit[i])))
         for i in range(n):
             small = math.exp(-abs(logit[i]))
             p = float32(1) / (float32(1) + small) if logit[i] > 0 else small / (float32(1) + small)
-            against = -logit[i] if clicked[first + i] else logit[i]
-            loss += max(against, float32(0)) + math.log(float32(1) + small)
             residual[i] = p - float32(clicked[first + i])
     return loss

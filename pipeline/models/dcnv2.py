@@ -19,29 +19,20 @@ from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, input_sizes
 from pipeline.nn.model import NetworkModel
-from pipeline.nn.training import Network, TrainingConfig
+from pipeline.nn.training import DeepConfig, Network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(TrainingConfig):
-    """embedding_dim: D. cross_layers: L. rank: of each W; null for a full matrix.
+class Config(DeepConfig):
+    """cross_layers: L. rank: of each W; null for a full matrix. Without hidden layers: the cross network alone."""
 
-    hidden: sizes of the MLP's layers; none: the cross network alone. dropout: after each layer of the MLP.
-    """
-
-    embedding_dim: int = 8
     cross_layers: int = 2
     rank: int | None = 32
-    hidden: tuple[int, ...] = (128, 64)
-    dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
-        check(self.embedding_dim >= 1, f"embedding_dim: must be 1 or more, found {self.embedding_dim}")
+        DeepConfig.__post_init__(self)
         check(self.cross_layers >= 1, f"cross_layers: must be 1 or more, found {self.cross_layers}")
         check(self.rank is None or self.rank >= 1, f"rank: must be 1 or more, or null, found {self.rank}")
-        check(all(size >= 1 for size in self.hidden), f"hidden: sizes must be 1 or more, found {list(self.hidden)}")
-        check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
 
 
 SEARCH_SPACE: SearchSpace = {

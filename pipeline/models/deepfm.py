@@ -11,27 +11,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.core.config import check
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, fm, input_sizes
 from pipeline.nn.model import NetworkModel
-from pipeline.nn.training import Network, TrainingConfig
+from pipeline.nn.training import DeepConfig, Network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(TrainingConfig):
-    """embedding_dim: D. hidden: sizes of the MLP's layers; none: a factorization machine. dropout: after each layer."""
-
-    embedding_dim: int = 8
-    hidden: tuple[int, ...] = (128, 64)
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
-        check(self.embedding_dim >= 1, f"embedding_dim: must be 1 or more, found {self.embedding_dim}")
-        check(all(size >= 1 for size in self.hidden), f"hidden: sizes must be 1 or more, found {list(self.hidden)}")
-        check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
+class Config(DeepConfig):
+    """Without a hidden layer it is a factorization machine."""
 
 
 SEARCH_SPACE: SearchSpace = {

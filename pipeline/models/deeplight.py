@@ -20,22 +20,17 @@ from pipeline.nn.layers import MLP, WeightedPairs, input_sizes
 from pipeline.nn.model import NetworkModel
 from pipeline.nn.pruning import prune, sparsity_at
 from pipeline.nn.sparse import SparseNetwork
-from pipeline.nn.training import Network, TrainingConfig
+from pipeline.nn.training import DeepConfig, Network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(TrainingConfig):
-    """embedding_dim: D. hidden: sizes of the MLP's layers. dropout: after each layer.
-
-    embedding_sparsity, hidden_sparsity, pair_sparsity: the shares of embeddings, of the MLP's weights and of field
+class Config(DeepConfig):
+    """embedding_sparsity, hidden_sparsity, pair_sparsity: the shares of embeddings, of the MLP's weights and of field
     pairs that are 0 in the end; with all three 0 nothing is pruned. warmup, omega: how long nothing is pruned, and
     after how much longer the shares are reached, as shares of `epochs`. damping: how much of the way is then left,
     before the rest is pruned at once. Only a network that is pruned in full is measured.
     """
 
-    embedding_dim: int = 8
-    hidden: tuple[int, ...] = (128, 64)
-    dropout: float = 0.1
     embedding_sparsity: float = 0.9
     hidden_sparsity: float = 0.95
     pair_sparsity: float = 0.6
@@ -44,10 +39,8 @@ class Config(TrainingConfig):
     damping: float = 0.02
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
-        check(self.embedding_dim >= 1, f"embedding_dim: must be 1 or more, found {self.embedding_dim}")
-        check(all(size >= 1 for size in self.hidden), f"hidden: sizes must be 1 or more, found {list(self.hidden)}")
-        for name in ("dropout", "embedding_sparsity", "hidden_sparsity", "pair_sparsity"):
+        DeepConfig.__post_init__(self)
+        for name in ("embedding_sparsity", "hidden_sparsity", "pair_sparsity"):
             check(0 <= getattr(self, name) < 1, f"{name}: must be from 0 to below 1, found {getattr(self, name)}")
         check(self.warmup >= 0, f"warmup: must be 0 or more, found {self.warmup}")
         check(self.omega > 0, f"omega: must be above 0, found {self.omega}")

@@ -20,31 +20,26 @@ from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, NORMS, input_sizes, join
 from pipeline.nn.model import NetworkModel
-from pipeline.nn.training import Network, TrainingConfig
+from pipeline.nn.training import DeepConfig, Network
 
 NormName = Literal["none", "layer", "variance"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(TrainingConfig):
-    """embedding_dim: D. hidden: sizes of the MLP's layers. dropout: after each layer.
+class Config(DeepConfig):
+    """embedding_norm, hidden_norm: of the embeddings, and of what goes into each activation.
 
-    embedding_norm, hidden_norm: of the embeddings, and of what goes into each activation. With both `none` it is the
-    plain network.
+    With both `none` it is the plain network.
     """
 
-    embedding_dim: int = 8
-    hidden: tuple[int, ...] = (128, 64)
-    dropout: float = 0.1
     embedding_norm: NormName = "variance"
     hidden_norm: NormName = "variance"
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        DeepConfig.__post_init__(self)
         check(self.embedding_dim >= 2, f"embedding_dim: must be 2 or more, found {self.embedding_dim}")
         check(bool(self.hidden), "hidden: expected at least one layer")
         check(all(size >= 2 for size in self.hidden), f"hidden: sizes must be 2 or more, found {list(self.hidden)}")
-        check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
 
 
 SEARCH_SPACE: SearchSpace = {

@@ -17,28 +17,22 @@ from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.crosses import Crosses
 from pipeline.nn.layers import MLP, input_sizes
 from pipeline.nn.model import NetworkModel
-from pipeline.nn.training import Network, TrainingConfig
+from pipeline.nn.training import DeepConfig, Network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(TrainingConfig):
+class Config(DeepConfig):
     """crosses: pairs of fields such as `viewed_document x ad_id`, each hashed into 2^cross_bits weights.
 
-    embedding_dim: D. hidden: sizes of the MLP's layers; none: the wide part alone. dropout: after each layer.
+    Without a hidden layer it is the wide part alone.
     """
 
     crosses: tuple[str, ...] = ()
     cross_bits: int = 18
-    embedding_dim: int = 8
-    hidden: tuple[int, ...] = (128, 64)
-    dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        TrainingConfig.__post_init__(self)
+        DeepConfig.__post_init__(self)
         check(1 <= self.cross_bits <= 30, f"cross_bits: must be from 1 to 30, found {self.cross_bits}")
-        check(self.embedding_dim >= 1, f"embedding_dim: must be 1 or more, found {self.embedding_dim}")
-        check(all(size >= 1 for size in self.hidden), f"hidden: sizes must be 1 or more, found {list(self.hidden)}")
-        check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
 
 
 SEARCH_SPACE: SearchSpace = {

@@ -120,6 +120,7 @@ def fm(shared: Array, own: Array, starts: Array, totals: Array, out: Array) -> N
         for f in range(shared.shape[1]):
             for k in range(size):
                 total[k] += shared[d, f, k]
+            for k in range(size):
                 squares += shared[d, f, k] * shared[d, f, k]
         for r in range(starts[d], starts[d + 1]):
             both, whole = squares, own.dtype.type(0)
@@ -128,6 +129,7 @@ def fm(shared: Array, own: Array, starts: Array, totals: Array, out: Array) -> N
             for f in range(own.shape[1]):
                 for k in range(size):
                     totals[r, k] += own[r, f, k]
+                for k in range(size):
                     both += own[r, f, k] * own[r, f, k]
             for k in range(size):
                 whole += totals[r, k] * totals[r, k]
@@ -172,10 +174,12 @@ def listwise(logits: Array, clicked: Array, starts: Array, gradient: Array) -> f
         partition = 0.0
         for r in range(first, last):
             gradient[r] = np.exp(logits[r] - top)
+        for r in range(first, last):
             partition += gradient[r]
         for r in range(first, last):
-            gradient[r] = gradient[r] / partition - clicked[r]
             loss -= clicked[r] * (logits[r] - top)
+        for r in range(first, last):
+            gradient[r] = gradient[r] / partition - clicked[r]
         loss += np.log(partition)
     return loss
 

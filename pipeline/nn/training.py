@@ -72,6 +72,24 @@ class TrainingConfig:
             check(getattr(self, name) >= 0, f"{name}: must be 0 or more, found {getattr(self, name)}")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeepConfig(TrainingConfig):
+    """Of networks with embeddings and an MLP. embedding_dim: D. hidden: sizes of the MLP's layers; none: without it.
+
+    dropout: after each of them.
+    """
+
+    embedding_dim: int = 8
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)
+        check(self.embedding_dim >= 1, f"embedding_dim: must be 1 or more, found {self.embedding_dim}")
+        check(all(size >= 1 for size in self.hidden), f"hidden: sizes must be 1 or more, found {list(self.hidden)}")
+        check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
+
+
 class Network(nn.Module):
     """What the loop trains: `forward(batch)` gives a logit for each row (B,).
 
