@@ -42,7 +42,7 @@ LAYERS = (
         "features",
     },
     {"models", "collaborative"},
-    {"nn", "factorization", "choice", "kaggle_client"},
+    {"nn", "factorization", "trees", "choice", "kaggle_client"},
     {"schemas"},
     {"metrics"},
     {"core"},

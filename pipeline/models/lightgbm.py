@@ -1,11 +1,10 @@
-"""Gradient-boosted trees: Ke et al. 2017, "LightGBM". Displays are the query groups of the ranking objectives.
-
-The data set is built from memory-mapped columns, chunk by chunk: only LightGBM's own bins are ever held whole.
-"""
+"""Gradient-boosted trees: Ke et al. 2017, "LightGBM". Displays are the query groups of the ranking objectives."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import inspect
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,15 +16,16 @@ from numpy.typing import NDArray
 from pipeline.core.config import check
 from pipeline.core.errors import ParameterError
 from pipeline.core.files import read_json, write_json
-from pipeline.core.progress import bar, log
+from pipeline.core.progress import log
 from pipeline.metrics import map12
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 from pipeline.schemas.features import Scope
 from pipeline.schemas.fitting import FitOptions, Fitted
 from pipeline.schemas.predictions import labels_of, within_display_logits
-
-_CHUNK_DISPLAYS = 1 << 17
+from pipeline.trees import boosting, dataset
+from pipeline.trees.boosting import Boosting, Schedule
+from pipeline.trees.dataset import binned, scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,9 @@ class Config:
     the click rates.
 
     rounds: trees at most. evaluate_every: rounds between two measurements of MAP@12; patience: how many measurements in
-    a row may bring no gain before training stops. The rest is LightGBM's own.
+    a row may bring no gain before training stops. segment: rounds after which LightGBM's random numbers start anew, so
+    that a killed run can go on there: it does from the last segment that ended checkpoint_minutes after another. The
+    rest is LightGBM's own.
     """
 
     groups: tuple[str, ...] = ()
@@ -47,6 +49,8 @@ class Config:
     rounds: int = 1000
     evaluate_every: int = 10
     patience: int = 10
+    segment: int = 20
+    checkpoint_minutes: float = 10.0
     learning_rate: float = 0.05
     num_leaves: int = 63
     min_data_in_leaf: int = 50
@@ -57,10 +61,12 @@ class Config:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "evaluate_every", "patience", "min_data_in_leaf"):
+        for name in ("rounds", "evaluate_every", "patience", "segment", "min_data_in_leaf"):
             check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
         for name in ("feature_fraction", "bagging_fraction"):
             check(0 < getattr(self, name) <= 1, f"{name}: must be above 0 and at most 1, found {getattr(self, name)}")
+        for name in ("checkpoint_minutes", "seed"):
+            check(getattr(self, name) >= 0, f"{name}: must be 0 or more, found {getattr(self, name)}")
         check(self.learning_rate > 0, f"learning_rate: must be above 0, found {self.learning_rate}")
         check(self.num_leaves >= 2, f"num_leaves: must be 2 or more, found {self.num_leaves}")
 
@@ -74,26 +80,6 @@ SEARCH_SPACE: SearchSpace = {
 }
 
 
-class _Columns(lgb.Sequence):
-    """Rows of an encoded part as LightGBM asks for them: one by index (to find bins), or a range (to fill them)."""
-
-    batch_size = 1 << 16
-
-    def __init__(self, part: EncodedPart, fields: Sequence[Field]) -> None:
-        self._part = part
-        self._by_display = [field.per == "display" for field in fields]
-        self._arrays = [part.field(field.name) for field in fields]
-
-    def __len__(self) -> int:
-        return self._part.rows
-
-    def __getitem__(self, index: int | slice | list[int]) -> NDArray[np.float64]:
-        rows = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index)
-        displays = self._part.display_of(rows)
-        of = zip(self._arrays, self._by_display, strict=True)
-        return np.stack([array[displays if shared else rows] for array, shared in of], axis=-1).astype(np.float64)
-
-
 class GradientBoostedTrees:
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -102,39 +88,33 @@ class GradientBoostedTrees:
 
     def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
         fields = self.fields = self._chosen(encoded)
-        history, target = encoded.part("history"), encoded.part("target")
-        parameters = self._parameters(options.runtime.cores)
-        train = self._dataset(history, fields, parameters)
-        rounds = self.config.rounds if options.length is None else max(1, round(options.length))
+        history, parameters = encoded.part("history"), self._parameters(options.runtime.cores)
+        checkpoint = options.checkpoint
+        if checkpoint is not None:
+            checkpoint = checkpoint / self._fingerprint(encoded, options.length)
+        train = binned(history, fields, parameters)
         if options.length is not None:
-            with bar(rounds, "training", "tree") as shown:
-                self.booster = lgb.train(parameters, train, rounds, callbacks=[lambda env: shown.update(1)])
-            return Fitted(length=float(rounds), curve=[])
-        watch = _EarlyStopping(self.config, target, options)
-        with bar(rounds, "training", "tree") as shown:
-            self.booster = lgb.train(
-                parameters,
-                train,
-                rounds,
-                valid_sets=[self._dataset(target, fields, parameters, train)],
-                feval=watch.measure,
-                callbacks=[lambda env: shown.update(1), watch],
-            )
-        self.booster = lgb.Booster(model_str=self.booster.model_to_string(num_iteration=watch.best_round))
-        log.info("%d trees, MAP@12 %.5f", watch.best_round, watch.best)
-        return Fitted(length=float(watch.best_round), curve=watch.curve)
+            trainer = Boosting(parameters, self._schedule(max(1, round(options.length))), train)
+            self.booster = trainer.fit(checkpoint)
+            return Fitted(length=float(trainer.progress.round), curve=[])
+        target = encoded.part("target")
+        labels = labels_of(target)
+        trainer = Boosting(
+            parameters,
+            self._schedule(self.config.rounds),
+            train,
+            binned(target, fields, parameters, train),
+            lambda scores: map12(scores, labels),
+            options.report,
+        )
+        self.booster, state = trainer.fit(checkpoint), trainer.progress
+        log.info("%d trees, MAP@12 %.5f", state.best_round, state.best)
+        return Fitted(length=float(state.best_round), curve=state.curve)
 
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
         if self.booster is None:
             raise ValueError("fit or load the model before predicting")
-        columns = _Columns(part, self.fields)
-        score = np.empty(part.rows)
-        with bar(part.rows, "predicting") as shown:
-            for start in range(0, part.displays, _CHUNK_DISPLAYS):
-                first, *_, last = part.offsets[start : start + _CHUNK_DISPLAYS + 1]
-                score[first:last] = self.booster.predict(columns[int(first) : int(last)], raw_score=True)
-                shown.update(int(last - first))
-        return self._logits(score, part)
+        return self._logits(scores(self.booster, part, self.fields), part)
 
     def save(self, folder: Path) -> None:
         if self.booster is None:
@@ -182,64 +162,27 @@ class GradientBoostedTrees:
             "verbosity": -1,
         }
 
-    def _dataset(
-        self,
-        part: EncodedPart,
-        fields: Sequence[Field],
-        parameters: dict[str, Any],
-        reference: lgb.Dataset | None = None,
-    ) -> lgb.Dataset:
-        return lgb.Dataset(
-            [_Columns(part, fields)],
-            label=np.asarray(part.array("clicked"), dtype=np.float32),
-            group=np.diff(part.offsets).astype(np.int32),
-            feature_name=[field.name for field in fields],
-            categorical_feature=[field.name for field in fields if field.kind == "categorical"],
-            reference=reference,
-            params=parameters,
-        ).construct()
+    def _schedule(self, rounds: int) -> Schedule:
+        c = self.config
+        return Schedule(
+            rounds=rounds,
+            segment=c.segment,
+            evaluate_every=c.evaluate_every,
+            patience=c.patience,
+            checkpoint_minutes=c.checkpoint_minutes,
+        )
+
+    def _fingerprint(self, encoded: Encoded, length: float | None) -> str:
+        """Changes with the data, the config and the code, so that a run never goes on from what no longer fits."""
+        text = [repr((self.config, length, encoded.digest, [f.name for f in self.fields], lgb.__version__))]
+        text += [inspect.getsource(module) for module in (sys.modules[__name__], boosting, dataset)]
+        return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
 
     def _logits(self, score: NDArray[np.float64], part: EncodedPart) -> NDArray[np.float32]:
         """A binary objective gives logits; a ranking one only orders the ads of a display."""
         if self.config.objective == "binary":
             return score.astype(np.float32)
         return within_display_logits(score, part.offsets)
-
-
-class _EarlyStopping:
-    """Measures MAP@12 every few rounds, remembers the best, and stops when it has not risen for long enough."""
-
-    def __init__(self, config: Config, target: EncodedPart, options: FitOptions) -> None:
-        self.every, self.last, self.patience, self.report = (
-            config.evaluate_every,
-            config.rounds,
-            config.patience,
-            options.report,
-        )
-        self.labels = labels_of(target)
-        self.best, self.best_round, self.stale, self.round = -1.0, 1, 0, 0
-        self.curve: list[dict[str, float]] = []
-
-    def measure(self, score: NDArray[np.float64], _: lgb.Dataset) -> tuple[str, float, bool]:
-        """LightGBM asks after every round; between two measurements the last one is repeated."""
-        self.round += 1
-        if self._is_measured():
-            value = map12(score, self.labels)
-            self.curve.append({"step": float(self.round), "map12": value})
-            self.stale += 1
-            if value > self.best:
-                self.best, self.best_round, self.stale = value, self.round, 0
-        return "map12", self.curve[-1]["map12"], True
-
-    def _is_measured(self) -> bool:
-        return self.round % self.every == 0 or self.round in (1, self.last)
-
-    def __call__(self, env: Any) -> None:
-        """The callback of each round, which follows its measurement."""
-        if self._is_measured():
-            self.report(len(self.curve), self.curve[-1]["map12"])
-            if self.stale >= self.patience:
-                raise lgb.callback.EarlyStopException(env.iteration, [("target", "map12", self.best, True)])
 
 
 def build(config: Config) -> Model:

@@ -1,0 +1,93 @@
+"""LightGBM's data sets from memory-mapped arrays, block by block: only its bins, a byte each, are ever held whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.progress import bar
+from pipeline.schemas.encoded import EncodedPart, Field
+
+_SAMPLED_ROWS = 200_000  # from which the borders of the bins are found; LightGBM's own number
+_EXACT = 1 << 24  # integers that float32 holds without loss
+_PREDICTED_DISPLAYS = 1 << 14
+
+Floats = NDArray[np.floating[Any]]
+
+
+class Rows(lgb.Sequence):
+    """Rows of an encoded part as LightGBM reads them: values (R, F) of a range of rows, or of some by index."""
+
+    batch_size = 1 << 13  # a block of a hundred fields fits into a core's cache
+
+    def __init__(self, part: EncodedPart, fields: Sequence[Field]) -> None:
+        self._part = part
+        self._shared = [field.per == "display" for field in fields]
+        self._arrays = [part.field(field.name) for field in fields]
+        self._type = np.float32 if all(field.size <= _EXACT for field in fields) else np.float64
+
+    def __len__(self) -> int:
+        return self._part.rows
+
+    def __getitem__(self, index: int | slice | list[int] | NDArray[np.int64]) -> Floats:
+        if not isinstance(index, slice):
+            rows = np.asarray(index)
+            return self._read(rows.shape, rows, self._part.display_of(rows))
+        start, stop, _ = index.indices(len(self))
+        first, last = self._part.display_of(np.array([start, max(start, stop - 1)]))
+        borders = np.clip(self._part.offsets[first : last + 2], start, stop)
+        within = np.repeat(np.arange(last + 1 - first), np.diff(borders))
+        return self._read((stop - start,), slice(start, stop), (slice(first, last + 1), within))
+
+    def _read(self, shape: tuple[int, ...], rows: Any, displays: Any) -> Floats:
+        values = np.empty((*shape, len(self._arrays)), dtype=self._type)
+        for column, (array, shared) in enumerate(zip(self._arrays, self._shared, strict=True)):
+            if not shared:
+                values[..., column] = array[rows]
+            elif isinstance(displays, tuple):
+                values[..., column] = array[displays[0]][displays[1]]
+            else:
+                values[..., column] = array[displays]
+        return values
+
+
+def binned(
+    part: EncodedPart, fields: Sequence[Field], parameters: dict[str, Any], reference: lgb.Dataset | None = None
+) -> lgb.Dataset:
+    """All rows of a labelled part, in bins: those of `reference`, or such as suit a sample of the part's own rows."""
+    rows = Rows(part, fields)
+    named = {
+        "feature_name": [field.name for field in fields],
+        "categorical_feature": [field.name for field in fields if field.kind == "categorical"],
+        "params": {**parameters, "feature_pre_filter": False},  # a sample does not tell which fields can be split
+    }
+    if reference is None:
+        reference = lgb.Dataset(rows[_sample(part.rows, parameters["seed"])], **named).construct()
+    return lgb.Dataset(
+        [rows],
+        label=np.asarray(part.array("clicked"), dtype=np.float32),
+        group=np.diff(part.offsets).astype(np.int32),
+        reference=reference,
+        **named,
+    ).construct()
+
+
+def _sample(rows: int, seed: int) -> NDArray[np.int64]:
+    if rows <= _SAMPLED_ROWS:
+        return np.arange(rows)
+    return np.unique(np.random.default_rng(seed).integers(0, rows, _SAMPLED_ROWS))
+
+
+def scores(booster: lgb.Booster, part: EncodedPart, fields: Sequence[Field]) -> NDArray[np.float64]:
+    """The sums (N,) of all trees' values."""
+    rows, score = Rows(part, fields), np.empty(part.rows)
+    with bar(part.rows, "predicting") as shown:
+        for start in range(0, part.displays, _PREDICTED_DISPLAYS):
+            first, *_, last = part.offsets[start : start + _PREDICTED_DISPLAYS + 1].tolist()
+            score[first:last] = booster.predict(rows[first:last], raw_score=True)
+            shown.update(last - first)
+    return score
