@@ -4,7 +4,9 @@ algebra; and the columns that are computed from them, written in the order of th
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.collaborative.products import one_thread
 from pipeline.core.files import atomic_path
 from pipeline.core.progress import bar
 from pipeline.schemas.raw import DAY_MS
@@ -125,9 +128,17 @@ def whole_numbers(column: pa.ChunkedArray) -> Longs:
 
 
 def write_columns_of(
-    impressions: Path, beside: Path, compute: Callable[[Chunk], Columns], names: tuple[str, ...], path: Path
+    impressions: Path,
+    beside: Path,
+    compute: Callable[[Chunk], Columns],
+    names: tuple[str, ...],
+    path: Path,
+    threads: int = 1,
 ) -> None:
-    """Write `row`, `first` and what `compute` gives for each chunk, as float32, null where it is NaN."""
+    """Write `row`, `first` and what `compute` gives for each chunk, as float32, null where it is NaN.
+
+    threads: how many chunks are computed at once; each is computed by one thread, so their number changes nothing.
+    """
     types = [("row", pa.int64()), ("first", pa.bool_()), *((name, pa.float32()) for name in names)]
     total = pq.read_metadata(impressions).num_rows
     with (
@@ -135,14 +146,28 @@ def write_columns_of(
         pq.ParquetWriter(partial, pa.schema(types), compression="zstd") as writer,
         bar(total, path.parent.name.strip(".")) as shown,
     ):
-        for chunk in chunks(impressions, beside):
-            columns = compute(chunk)
+        for chunk, columns in _computed(chunks(impressions, beside), compute, threads):
             first = np.zeros(len(chunk.row), bool)
             first[chunk.offsets[:-1]] = True
             arrays = [pa.array(columns[name], pa.float32(), from_pandas=True) for name in names]
             table = pa.Table.from_arrays([pa.array(chunk.row), pa.array(first), *arrays], schema=writer.schema)
             writer.write_table(table, row_group_size=_ROW_GROUP)
             shown.update(len(chunk.row))
+
+
+def _computed(
+    walk: Iterator[Chunk], compute: Callable[[Chunk], Columns], threads: int
+) -> Iterator[tuple[Chunk, Columns]]:
+    """The chunks in order, each with its columns; as many as there are threads are computed ahead."""
+    ahead: deque[tuple[Chunk, Future[Columns]]] = deque()
+    with one_thread(), ThreadPoolExecutor(threads) as pool:
+        for chunk in walk:
+            ahead.append((chunk, pool.submit(compute, chunk)))
+            if len(ahead) > threads:
+                known, columns = ahead.popleft()
+                yield known, columns.result()
+        for known, columns in ahead:
+            yield known, columns.result()
 
 
 def gap_to_best_rival(score: NDArray[Any], offsets: Longs) -> NDArray[np.float32]:

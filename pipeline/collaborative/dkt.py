@@ -21,15 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.collaborative.attributes import Attributes
+from pipeline.collaborative.gru import Steps, gru, last_states
 from pipeline.collaborative.ials import Floats, Longs, gram, principal_axes
-from pipeline.collaborative.mult_vae import one_thread
 from pipeline.collaborative.nightly_tastes import bags_of
+from pipeline.collaborative.products import bag_sums, in_blocks, one_thread
 from pipeline.collaborative.viewed import Viewed
 from pipeline.core.config import check
 from pipeline.core.progress import bar
-
-#: Users of a batch that is read out; always as many, since a row's rounding may depend on the number of rows.
-_BLOCK = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,42 +55,36 @@ class Tracer(nn.Module):
 
     def __init__(self, attributes: int, config: DKTConfig) -> None:
         super().__init__()
-        self.embedding = nn.Linear(attributes, config.dim, bias=False)
-        self.recurrent = nn.GRU(config.dim, config.hidden, batch_first=True)
+        self.embedding = nn.Parameter(nn.Linear(attributes, config.dim, bias=False).weight.detach().T.contiguous())
+        self.recurrent = nn.GRUCell(config.dim, config.hidden)
         self.readout = nn.Linear(config.hidden, config.dim)
 
-    def forward(self, embedded: Tensor) -> Tensor:
-        """y_t for each t: (B, T, D) -> (B, T, D)"""
-        states, _ = self.recurrent(embedded)
-        result: Tensor = self.readout(states)
-        return result
+    def inputs(self, e: Tensor) -> Tensor:
+        """What the documents add to the gates of the GRU: (n, D) -> (n, 3H)"""
+        return nn.functional.linear(e, self.recurrent.weight_ih, self.recurrent.bias_ih)
 
-    def loss(self, documents: Tensor, sequence: Tensor, known: Tensor) -> Tensor:
-        """Mean of -log p(x_{t+1} | h_t). documents: (n, A); sequence: (B, T + 1) of 0..n-1; known: (B, T + 1)."""
-        e = self.embedding(documents)
-        y = self(e[sequence[:, :-1]])[known[:, 1:]]  # (m, D)
-        following = sequence[:, 1:][known[:, 1:]]
-        counts = torch.bincount(following, minlength=len(documents))
-        logits = y @ e.T + counts.log()  # what does not come next in this batch has n_d = 0
+    def loss(self, documents: sp.csr_matrix, sequence: Longs, lengths: Longs) -> Tensor:
+        """Mean of -log p(x_{t+1} | h_t). documents: (n, A); sequence: (B, T) of 0..n-1, of which the first of each
+        row's `lengths` (B,) are known."""
+        steps = Steps.of(np.maximum(lengths - 1, 0))
+        current, following = (torch.from_numpy(sequence[steps.row, steps.step + i]) for i in (0, 1))
+        e = bag_sums(documents, self.embedding)
+        y = self.readout(gru(self.inputs(e)[current], self.recurrent, steps.sizes))  # (m, D)
+        counts = torch.bincount(following, minlength=documents.shape[0])
+        logits = torch.addmm(counts.log(), y, e.T)  # what does not come next in this batch has n_d = 0
         return nn.functional.cross_entropy(logits, following)
 
     def documents(self, attributes: sp.csr_matrix) -> Floats:
         """e_d (n, D) of documents by their normalised attributes (n, A)."""
-        return np.asarray(attributes @ self.embedding.weight.detach().numpy().T, np.float32)
+        return np.asarray(attributes @ self.embedding.detach().numpy(), np.float32)
 
-    @torch.no_grad()
     def read_out(self, embeddings: Floats, sequence: Longs, lengths: Longs) -> Floats:
         """y after the last document of each user (U, D). sequence: (U, T) rows of `embeddings`; lengths: (U,), 1 or
         more."""
-        result = np.empty((len(sequence), embeddings.shape[1]), np.float32)
-        with one_thread():
-            for start in range(0, len(sequence), _BLOCK):
-                piece = sequence[start : start + _BLOCK]
-                block = np.zeros((_BLOCK, sequence.shape[1]), np.int64)
-                block[: len(piece)] = piece
-                y = self(torch.from_numpy(embeddings[block]))[: len(piece)].numpy()
-                result[start : start + _BLOCK] = y[np.arange(len(piece)), lengths[start : start + _BLOCK] - 1]
-        return result
+        layers = (self.recurrent.weight_ih, self.recurrent.bias_ih, self.readout.weight, self.readout.bias)
+        weight, bias, out, constant = (layer.detach().numpy() for layer in layers)
+        x = torch.from_numpy(in_blocks(embeddings, weight.T) + bias)
+        return in_blocks(last_states(x, sequence, lengths, self.recurrent), out.T) + constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +114,7 @@ def fit_traces(viewed: Viewed, attributes: Attributes, config: DKTConfig) -> dic
     """The network of each morning: it goes on learning each night from the users of the day."""
     torch.manual_seed(config.seed)
     network = Tracer(attributes.weights.shape[1], config)
-    optimizer = torch.optim.Adam(network.parameters(), config.learning_rate)
+    optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, fused=True)
     order = np.random.default_rng(config.seed)
     ids, document = np.unique(viewed.document, return_inverse=True)
     known_documents = normalised(attributes.rows(ids))
@@ -140,8 +132,7 @@ def fit_traces(viewed: Viewed, attributes: Attributes, config: DKTConfig) -> dic
                     chosen = shuffled[first : first + config.batch]
                     sequence, known = pack(document, starts[chosen], ends[chosen], config.length + 1)
                     used, local = np.unique(sequence, return_inverse=True)
-                    x = torch.from_numpy(known_documents[used].toarray().astype(np.float32))
-                    loss = network.loss(x, torch.from_numpy(local.reshape(sequence.shape)), torch.from_numpy(known))
+                    loss = network.loss(known_documents[used], local.reshape(sequence.shape), known.sum(axis=1))
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()

@@ -12,8 +12,7 @@ The decoder is linear, so that a document has a vector in the space of z: that o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,14 +20,12 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
+from pipeline.collaborative.products import Floats, bag_sums, in_blocks
 from pipeline.core.config import check
 
-Floats = NDArray[np.float32]
-
-#: Rows of a product at once; always as many, since a row's rounding may depend on the number of rows.
-_BLOCK = 1024
+#: Users and attributes whose logits are computed at once.
+_USERS, _ATTRIBUTES = 128, 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,14 +57,16 @@ class MultVAE(nn.Module):
     def __init__(self, subjects: Sequence[range], config: VAEConfig) -> None:
         super().__init__()
         self.subjects, self.config = list(subjects), config
-        self.hidden = nn.Linear(self.subjects[-1].stop, config.hidden)
+        hidden = nn.Linear(self.subjects[-1].stop, config.hidden)
+        self.hidden, self.hidden_bias = nn.Parameter(hidden.weight.detach().T.contiguous()), hidden.bias
         self.posterior = nn.Linear(config.hidden, 2 * config.dim)
         self.decoder = nn.Linear(config.dim, self.subjects[-1].stop)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and log sigma^2 of q(z | x), (B, K) each. x: (B, A)"""
-        viewed = functional.dropout(functional.normalize(x, dim=1), self.config.dropout, self.training)
-        mu, log_variance = self.posterior(torch.tanh(self.hidden(viewed))).chunk(2, dim=1)
+    def encode(self, bags: sp.csr_matrix) -> tuple[Tensor, Tensor]:
+        """mu and log sigma^2 of q(z | x), (B, K) each. bags: x (B, A)"""
+        dropout = self.config.dropout if self.training else 0.0
+        hidden = bag_sums(of_length_one(bags), self.hidden, dropout) + self.hidden_bias
+        mu, log_variance = self.posterior(torch.tanh(hidden)).chunk(2, dim=1)
         return mu, log_variance
 
     def log_pi(self, z: Tensor) -> Tensor:
@@ -75,13 +74,21 @@ class MultVAE(nn.Module):
         logits = self.decoder(z)
         return torch.cat([logits[:, s.start : s.stop].log_softmax(dim=1) for s in self.subjects], dim=1)
 
-    def loss(self, x: Tensor, beta: float, random: torch.Generator) -> Tensor:
+    def loss(self, bags: sp.csr_matrix, beta: float, random: torch.Generator) -> Tensor:
         """Eq. 7, the mean of the users, with one draw of z each. ()"""
-        mu, log_variance = self.encode(x)
+        mu, log_variance = self.encode(bags)
         noise = torch.randn(mu.shape, generator=random)
         z = mu + noise * (log_variance / 2).exp()
-        reconstruction = -(x * self.log_pi(z)).sum(dim=1)
-        return (reconstruction + beta * gaussian_kl(mu, log_variance)).mean()
+        user = np.repeat(np.arange(len(mu)), np.diff(bags.indptr))
+        viewed = self.log_pi(z).view(-1)[torch.from_numpy(user * bags.shape[1] + bags.indices)]
+        reconstruction = -(torch.from_numpy(bags.data) * viewed).sum()
+        return (reconstruction + beta * gaussian_kl(mu, log_variance).sum()) / len(mu)
+
+
+def of_length_one(bags: sp.csr_matrix) -> sp.csr_matrix:
+    """Rows scaled to a length of 1; those without anything stay empty."""
+    length = np.sqrt(np.asarray(bags.multiply(bags).sum(axis=1)).ravel())
+    return sp.csr_matrix(sp.diags_array(1 / np.maximum(length, 1e-12)) @ bags).astype(np.float32)
 
 
 def gaussian_kl(mu: Tensor, log_variance: Tensor) -> Tensor:
@@ -108,35 +115,39 @@ class Tastes:
     @classmethod
     def of(cls, model: MultVAE, popularity: NDArray[np.float64], axes: Floats) -> Tastes:
         """popularity: (A,) how much of each attribute has been viewed."""
-        layers = [
-            (layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy().copy())
-            for layer in (model.hidden, model.posterior)
-        ]
-        decoder = (model.decoder.weight.detach().numpy().copy(), model.decoder.bias.detach().numpy().copy())
+        hidden = (model.hidden.detach().numpy().copy(), model.hidden_bias.detach().numpy().copy())
+        posterior, decoder = (
+            (layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy())
+            for layer in (model.posterior, model.decoder)
+        )
         counts = [popularity[s.start : s.stop] + 1 for s in model.subjects]
         log_popularity = np.concatenate([np.log(count / count.sum()) for count in counts]).astype(np.float32)
-        return cls(model.subjects, layers[0], layers[1], decoder, log_popularity, axes)
+        return cls(model.subjects, hidden, (posterior[0].T, posterior[1]), decoder, log_popularity, axes)
 
     def taste(self, bags: sp.csr_matrix, explore: np.random.Generator | None = None) -> Floats:
         """z of users (U, K): the mean of q(z | x), or a draw from it to explore. bags: (U, A)"""
-        norm = np.sqrt(np.asarray(bags.multiply(bags).sum(axis=1)).ravel())
-        viewed = sp.diags_array(1 / np.maximum(norm, 1e-12)) @ bags
-        hidden = np.tanh(viewed.astype(np.float32) @ self.hidden[0] + self.hidden[1])
+        hidden = np.tanh(of_length_one(bags) @ self.hidden[0] + self.hidden[1])
         mu, log_variance = np.split(in_blocks(hidden, self.posterior[0]) + self.posterior[1], 2, axis=1)
         if explore is not None:
             mu = mu + explore.standard_normal(mu.shape, np.float32) * np.exp(log_variance / 2)
         return mu.astype(np.float32)
 
+    @torch.no_grad()
     def log_partition(self, z: Floats) -> Floats:
-        """(U, S): log sum_a exp(<w_a, z> + b_a) of each subject."""
+        """(U, S): log sum_a exp(<w_a, z> + b_a) of each subject, in pieces that fit into a core's cache."""
         result = np.empty((len(z), len(self.subjects)), np.float32)
-        weights, bias = self.decoder
-        for start in range(0, len(z), _BLOCK):
-            block = in_blocks(z[start : start + _BLOCK], weights.T) + bias
-            for s, subject in enumerate(self.subjects):
-                logits = block[:, subject.start : subject.stop]
-                top = logits.max(axis=1)
-                result[start : start + _BLOCK, s] = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
+        pieces = [
+            [slice(first, min(first + _ATTRIBUTES, s.stop)) for first in range(s.start, s.stop, _ATTRIBUTES)]
+            for s in self.subjects
+        ]
+        weights, bias = (torch.from_numpy(array) for array in self.decoder)
+        for start in range(0, len(z), _USERS):
+            users = z[start : start + _USERS]
+            block = torch.zeros(_USERS, z.shape[1])
+            block[: len(users)] = torch.from_numpy(users)
+            for s, subject in enumerate(pieces):
+                sums = [torch.addmm(bias[piece], block, weights[piece].T).logsumexp(dim=1) for piece in subject]
+                result[start : start + _USERS, s] = torch.stack(sums).logsumexp(dim=0)[: len(users)].numpy()
         return result
 
     def documents(self, attributes: sp.csr_matrix, subject: range) -> tuple[Floats, Floats]:
@@ -148,25 +159,3 @@ class Tastes:
         weights, bias = (array[subject.start : subject.stop] for array in self.decoder)
         lift = bias - self.log_popularity[subject.start : subject.stop]
         return (own @ weights) * scale[:, None], (own @ lift) * scale
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Products this small are faster on one thread, and then do not depend on how many there are."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def in_blocks(x: Floats, weights: Floats) -> Floats:
-    """x @ weights (n, J), in blocks of equal size, the last one filled up with zeros."""
-    result = np.empty((len(x), weights.shape[1]), np.float32)
-    for start in range(0, len(x), _BLOCK):
-        block = np.zeros((_BLOCK, x.shape[1]), np.float32)
-        piece = x[start : start + _BLOCK]
-        block[: len(piece)] = piece
-        result[start : start + _BLOCK] = (block @ weights)[: len(piece)]
-    return result

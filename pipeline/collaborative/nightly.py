@@ -152,7 +152,7 @@ class NightlyFactors:
         users = np.empty((displays, self.config.dim), np.float32)
         columns = (pairs % len(factors)).astype(np.int32)
         viewed = Lists(offsets, columns)
-        solve_rows(viewed, factors, morning.square, self.config.alpha, self.config.reg, users, self.threads)
+        solve_rows(viewed, factors, morning.square, self.config.alpha, self.config.reg, users)
         users[np.diff(offsets) == 0] = np.nan
         return users
 

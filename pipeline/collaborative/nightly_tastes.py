@@ -9,7 +9,8 @@ import torch
 
 from pipeline.collaborative.attributes import Attributes
 from pipeline.collaborative.ials import Floats, Longs, principal_axes
-from pipeline.collaborative.mult_vae import MultVAE, Tastes, VAEConfig, one_thread
+from pipeline.collaborative.mult_vae import MultVAE, Tastes, VAEConfig
+from pipeline.collaborative.products import one_thread
 from pipeline.collaborative.viewed import Viewed
 from pipeline.core.progress import bar
 
@@ -18,7 +19,7 @@ def fit_tastes(viewed: Viewed, attributes: Attributes, config: VAEConfig) -> dic
     """The network of each morning; the views of day v are first known on the morning of day v + 1."""
     torch.manual_seed(config.seed)
     model = MultVAE(list(attributes.subjects.values()), config)
-    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
     random, order = torch.Generator().manual_seed(config.seed), np.random.default_rng(config.seed)
     popularity = np.zeros(attributes.weights.shape[1])
     mornings: dict[int, Tastes] = {}
@@ -28,21 +29,19 @@ def fit_tastes(viewed: Viewed, attributes: Attributes, config: VAEConfig) -> dic
         for today in viewed.days():
             starts, ends = bags_of(viewed, today)
             popularity += np.asarray(attributes.rows(viewed.document[viewed.day == today]).sum(axis=0)).ravel()
+            users = bags(viewed, attributes, starts, ends)
             model.train()
             for _ in range(config.epochs):
                 shuffled = order.permutation(len(starts))
                 for first in range(0, len(shuffled), config.batch):
-                    chosen = shuffled[first : first + config.batch]
-                    x = torch.from_numpy(bags(viewed, attributes, starts[chosen], ends[chosen]).toarray())
-                    loss = model.loss(x, config.beta * min(1.0, batches / config.anneal), random)
+                    chosen = users[shuffled[first : first + config.batch]]
+                    loss = model.loss(chosen, config.beta * min(1.0, batches / config.anneal), random)
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
                     batches += 1
             if axes is None:  # of the first night; later ones go on from there
-                z = Tastes.of(model, popularity, np.eye(config.dim, dtype=np.float32)).taste(
-                    bags(viewed, attributes, starts[:10_000], ends[:10_000])
-                )
+                z = Tastes.of(model, popularity, np.eye(config.dim, dtype=np.float32)).taste(users[:10_000])
                 axes = principal_axes(np.cov(z, rowvar=False).reshape(config.dim, config.dim))
             mornings[today + 1] = Tastes.of(model, popularity, axes)
             shown.update(1)

@@ -36,7 +36,7 @@ class Config(DKTConfig):
     users: from about how many users' views it learns. least: documents that an attribute must have.
     """
 
-    users: int = 1_000_000
+    users: int = 200_000
     least: int = 5
 
     def __post_init__(self) -> None:
@@ -67,6 +67,7 @@ def fit(engine: Engine, sources: Sources, config: Config) -> Write:
         lambda chunk: score(traces, attributes, chunk, config.length),
         names,
         path,
+        engine.runtime.cores,
     )
 
 
@@ -97,13 +98,14 @@ def score(traces: dict[int, Trace], attributes: Attributes, chunk: Chunk, length
     ends = chunk.beside_offsets[1:] + np.arange(1, displays + 1)
     documents, index = np.unique(np.concatenate([read[order], chunk.ad_document]), return_inverse=True)
     sequence, known = pack(index[: len(read)], np.append(0, ends[:-1]), ends, length)
+    lengths = known.sum(axis=1)
     about = normalised(attributes.rows(documents))
     unknown = np.diff(about.indptr) == 0
     cold = (unknown[sequence] | ~known).all(axis=1)
     for trace, at in by_morning(chunk, traces):
         chosen, rows = np.flatnonzero(at), np.flatnonzero(at[chunk.display_of_row])
         embeddings = trace.network.documents(about)
-        y = trace.network.read_out(embeddings, sequence[chosen], known[chosen].sum(axis=1))
+        y = trace.network.read_out(embeddings, sequence[chosen], lengths[chosen])
         display = np.searchsorted(chosen, chunk.display_of_row[rows])
         ad = index[len(read) :][rows]
         found = np.empty(len(rows), np.float32)

@@ -31,7 +31,7 @@ class Config(FactorConfig):
     own; the others get one by their topics and categories. nightly_sweeps: from night to night.
     """
 
-    users: int = 1_000_000
+    users: int = 200_000
     least: int = 5
     nightly_sweeps: int = 2
 
@@ -48,7 +48,12 @@ def fit(engine: Engine, sources: Sources, config: Config) -> Write:
     factors = NightlyFactors(config, config.least, config.nightly_sweeps, attributes, engine.runtime.cores).fit(viewed)
     names = tuple(column.name for column in GROUP.columns)
     return lambda part, path: write_columns_of(
-        sources.impressions(part), sources.views(part), lambda chunk: score(factors, chunk), names, path
+        sources.impressions(part),
+        sources.views(part),
+        lambda chunk: score(factors, chunk),
+        names,
+        path,
+        engine.runtime.cores,
     )
 
 

@@ -35,7 +35,7 @@ class Config(VAEConfig):
     draw z from its posterior instead of taking the mean, so that what the model is unsure of is tried; null: the mean.
     """
 
-    users: int = 1_000_000
+    users: int = 200_000
     least: int = 5
     explore: int | None = None
 
@@ -57,6 +57,7 @@ def fit(engine: Engine, sources: Sources, config: Config) -> Write:
         lambda chunk: score(mornings, attributes, chunk, config.explore),
         names,
         path,
+        engine.runtime.cores,
     )
 
 

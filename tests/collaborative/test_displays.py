@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.collaborative.displays import chunks, gap_to_best_rival
+from pipeline.collaborative import displays
+from pipeline.collaborative.displays import Chunk, Columns, chunks, gap_to_best_rival, write_columns_of
 from pipeline.schemas.impressions import PARTS
 from pipeline.schemas.raw import DAY_MS
 
@@ -32,6 +34,29 @@ def test_chunks_are_the_files_cut_at_displays(splits: dict[str, Path], views: di
         again = np.concatenate([c.display_id[c.display_of_beside] for c in found])
         assert again.tolist() == beside["display_id"].to_pylist()
         assert np.concatenate([c.beside["delay"] for c in found]).tolist() == beside["delay"].to_pylist()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_chunks_that_are_computed_at_once_are_written_in_order(
+    splits: dict[str, Path], views: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(displays, "chunks", lambda *paths: chunks(*paths, size=37))
+    began: list[int] = []
+
+    def compute(chunk: Chunk) -> Columns:
+        began.append(len(began))
+        time.sleep(0.01 / len(began))  # the first takes longest
+        return {"twice": np.where(chunk.row == 3, np.nan, 2 * chunk.row).astype(np.float32)}
+
+    split, path = splits["validation"], tmp_path / "columns.parquet"
+    beside = views["validation"] / "target.parquet"
+    write_columns_of(split / "target.parquet", beside, compute, ("twice",), path, threads)
+    impressions, found = pq.read_table(split / "target.parquet"), pq.read_table(path)
+    assert len(began) > 5
+    assert found["row"].equals(impressions["row"])
+    assert found["first"].equals(impressions["first"])
+    rows = range(impressions.num_rows)
+    assert found["twice"].to_pylist() == [None if row == 3 else 2 * row for row in rows]
 
 
 def test_gap_to_best_rival() -> None:

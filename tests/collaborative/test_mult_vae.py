@@ -47,8 +47,8 @@ def attributes() -> Attributes:
 
 def test_the_loss_is_the_multinomial_log_likelihood_and_the_divergence(model: MultVAE) -> None:
     x = torch.rand(5, 10)
-    found = model.loss(x, 0.3, torch.Generator().manual_seed(2)).item()
-    mu, log_variance = (t.detach().numpy().astype(float) for t in model.encode(x))
+    found = model.loss(sp.csr_matrix(x.numpy()), 0.3, torch.Generator().manual_seed(2)).item()
+    mu, log_variance = (t.detach().numpy().astype(float) for t in model.encode(sp.csr_matrix(x.numpy())))
     noise = torch.randn(5, 3, generator=torch.Generator().manual_seed(2)).numpy()
     w, b = model.decoder.weight.detach().numpy(), model.decoder.bias.detach().numpy()
     total = 0.0
@@ -83,7 +83,7 @@ def test_arrays_compute_what_the_network_does(model: MultVAE, attributes: Attrib
     tastes = tastes_of(model)
     z = tastes.taste(sp.csr_matrix(x.numpy()))
     with torch.no_grad():
-        mu, _ = model.encode(x)
+        mu, _ = model.encode(sp.csr_matrix(x.numpy()))
         log_pi = model.log_pi(mu).numpy()
     np.testing.assert_allclose(z, mu.numpy(), atol=1e-5)
     for s, subject in enumerate(SUBJECTS):
