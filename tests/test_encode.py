@@ -15,11 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import encode
 from pipeline.core.config import parse
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.errors import ParameterError
-from pipeline.encode import EncodeConfig, encode_split
+from pipeline.encode import EncodeConfig, encode_split, reading, vocabulary
 from pipeline.schemas.encoded import Encoded, code_type
 from pipeline.schemas.features import MULTI_TYPE, Column, read_columns, write_columns
 from pipeline.schemas.impressions import COLD, PARTS
@@ -66,14 +65,14 @@ def make(engine: DuckDBEngine, tmp_path: Path) -> Make:
         for part, values, of in zip(PARTS, (history, target), lengths, strict=True):
             rows = sum(of)
             display = np.repeat(np.arange(len(of)), of)
-            first = [at == 0 or display[at] != display[at - 1] for at in range(rows)]
+            first = pa.array([at == 0 or display[at] != display[at - 1] for at in range(rows)], pa.bool_())
             impressions = {
                 "row": pa.array(range(rows), pa.int64()),
                 "first": first,
                 "display_id": pa.array(100 + 10 * display, pa.uint32()),
                 "ad_id": pa.array(range(rows, 0, -1), pa.uint32()),
-                "clicked": pa.array([int(f) for f in first], pa.uint8()),
-                "future": [False] * rows,
+                "clicked": first.cast(pa.uint8()),
+                "future": pa.array([False] * rows, pa.bool_()),
             }
             if part == "target":
                 impressions |= {flag: [False] * rows for flag in COLD} | (flags or {})
@@ -196,6 +195,59 @@ def test_categorical_fields_of_the_world(
                     assert max(expected) < result.fields[c.name].size
                 assert (result.fields[c.name].kind, result.fields[c.name].per) == ("categorical", c.per)
     assert fields >= 20
+
+
+def test_more_codes_than_16_bits_hold(make: Make) -> None:
+    """Ids up to the largest that there may be, in steps, so that few of those below it occur."""
+    ids = np.arange(70_000, dtype=np.uint32) * np.uint32(60_000) + np.uint32(17)
+    history, rows = np.repeat(ids, 2).tolist(), 2 * len(ids)
+    target = [int(ids[-1]), int(ids[0]), int(ids[0]) + 1, 2**32 - 1, 0, None]
+    config = EncodeConfig(min_count=1)
+    encoded = make([column("x", "categorical")], {"x": history}, {"x": target}, ([rows], [6]), config)
+    assert codes(encoded, "target", "x") == [70_001, 2, 1, 1, 1, 0]
+    assert codes(encoded, "history", "x") == np.repeat(np.arange(2, 70_002), 2).tolist()
+    assert encoded.part("target").field("x").dtype == np.int32
+    assert encoded.fields["x"].size == 70_002
+
+
+@pytest.mark.parametrize("kind", ["table", "search"])
+def test_ids_by_table_and_by_search(make: Make, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(vocabulary, "_TABLE", 100 if kind == "table" else 0)
+    history, target = [90, 3, 90, 3, 50, 90], [90, 50, 3, 0, 49, 91, 4_000_000_000, None]
+    bag = [pairs((v, 1.0)) if v is not None else None for v in target]
+    encoded = make(
+        [column("x", "categorical"), column("y", "multi")],
+        {"x": history, "y": [pairs((v, 1.0)) for v in history]},
+        {"x": target, "y": bag},
+        ([6], [8]),
+        EncodeConfig(min_count=1),
+    )
+    assert codes(encoded, "target", "x") == [2, 1, 3, 1, 1, 1, 1, 0]
+    assert bags(encoded, "target", "y") == [[(c, 1.0)] for c in (2, 1, 3, 1, 1, 1, 1)] + [[]]
+
+
+@pytest.mark.parametrize("per", ["impression", "display"])
+@pytest.mark.parametrize("empty", ["history", "target"])
+def test_a_part_without_rows_and_columns_of_nothing_known(make: Make, per: Any, empty: str) -> None:
+    kinds = ("categorical", "text", "multi", "numeric")
+    columns = [column(f"{known}_{kind}", kind, per) for known in ("some", "no") for kind in kinds]
+    some = {"categorical": [7, 7], "text": ["a", "b"], "multi": [pairs((7, 2.0))] * 2, "numeric": [0.5, 1.5]}
+    given = {f"some_{kind}": some[kind] for kind in kinds} | {f"no_{kind}": [None, None] for kind in kinds}
+    parts = {part: {n: [] if part == empty else v for n, v in given.items()} for part in PARTS}
+    lengths = {part: [] if part == empty else [1, 1] for part in PARTS}
+    encoded = make(columns, parts["history"], parts["target"], (lengths["history"], lengths["target"]))
+    assert (encoded.part(empty).rows, encoded.part(empty).displays) == (0, 0)  # type: ignore[arg-type]
+    other = "target" if empty == "history" else "history"
+    for part in PARTS:
+        for name in ("no_categorical", "no_text", "no_numeric_bucket"):
+            assert codes(encoded, part, name) == [0] * len(lengths[part])
+        assert bags(encoded, part, "no_multi") == [[]] * len(lengths[part])
+        assert np.isnan(by_row(encoded, part, "no_numeric")).all()
+    known = {"categorical": 2, "text": 1} if other == "history" else {"categorical": 1, "text": 1}
+    for kind, code in known.items():
+        assert codes(encoded, other, f"some_{kind}") == [code, code], kind
+    assert by_row(encoded, other, "some_numeric").tolist() == [0.5, 1.5]
+    assert codes(encoded, other, "some_numeric_bucket")[0] >= 1
 
 
 # --- bags ---------------------------------------------------------------------------------------------------------
@@ -322,6 +374,18 @@ def test_a_value_on_an_edge_belongs_above_it(make: Make) -> None:
     assert encoded.fields["x_bucket"].size == 5
 
 
+def test_more_buckets_than_8_bits_hold(make: Make) -> None:
+    values = np.random.default_rng(0).permutation(3000).astype(float).tolist()
+    encoded = make(
+        [column("x", "numeric")], {"x": values}, {"x": [*values, None]}, ([3000], [3001]), EncodeConfig(buckets=300)
+    )
+    edges = np.quantile(values, np.arange(1, 300) / 300).astype(np.float32)
+    assert encoded.part("target").field("x_bucket").dtype == np.uint16
+    expected = 1 + np.searchsorted(edges, np.array(values, np.float32), side="right")
+    assert codes(encoded, "history", "x_bucket") == expected.tolist()
+    assert codes(encoded, "target", "x_bucket") == [*expected.tolist(), 0]
+
+
 @pytest.mark.parametrize("value", [3.0, None])
 def test_a_number_that_never_changes_can_be_scaled(make: Make, value: float | None) -> None:
     encoded = make([column("x", "numeric")], {"x": [value] * 4}, {"x": [3.0, None]}, ([4], [2]))
@@ -409,7 +473,7 @@ def test_small_chunks_change_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Displays and bags that cross the borders of chunks and ranges; also: the same bytes twice."""
-    monkeypatch.setattr(encode, "CHUNK", 499)
+    monkeypatch.setattr(reading, "CHUNK", 499)
     split = short_ranges(splits["validation"], tmp_path / "split")
     for group in group_names:
         short_ranges(features["validation"] / group, tmp_path / "features" / group)

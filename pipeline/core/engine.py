@@ -117,7 +117,7 @@ class Engine(ABC):
 
     def write(self, expression: ir.Table, path: Path) -> None:
         """Write a result, such as a look-up, into a Parquet file; it should have an `order_by`."""
-        _write(self.stream(expression), path)
+        write_tables(self.stream(expression), path)
 
     def write_by_ranges(
         self,
@@ -134,7 +134,7 @@ class Engine(ABC):
         numbered: put a column `row` (int64, counts from 0) first.
         """
         results = self.by_ranges(source, column, function, order_by)
-        _write(_numbered(results) if numbered else results, path)
+        write_tables(_numbered(results) if numbered else results, path)
 
 
 def open_engine(runtime: RuntimeConfig) -> Engine:
@@ -162,7 +162,7 @@ def _numbered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         count += table.num_rows
 
 
-def _write(tables: Iterable[pa.Table], path: Path) -> None:
+def write_tables(tables: Iterable[pa.Table], path: Path) -> None:
     """Write tables of one schema into a Parquet file, each while the next is being computed."""
     with atomic_path(path) as partial, ThreadPoolExecutor(1) as background:
         writer, pending = None, None

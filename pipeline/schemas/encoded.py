@@ -65,7 +65,7 @@ def code_type(size: int) -> np.dtype[Any]:
     return np.dtype(np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.int32)
 
 
-_HEADER = 128  # bytes before the values of a .npy file
+HEADER = 128  # bytes before the values of a .npy file
 
 
 class EncodedPart:
@@ -104,7 +104,7 @@ class EncodedPart:
 
 def open_array(path: Path) -> NDArray[Any]:
     """Map an array on disk into memory; an empty one is read, since there is nothing to map."""
-    return np.load(path, mmap_mode=None if path.stat().st_size <= _HEADER else "r")
+    return np.load(path, mmap_mode=None if path.stat().st_size <= HEADER else "r")
 
 
 class Encoded:

@@ -1,0 +1,3 @@
+from pipeline.encode.build import EncodeConfig, encode_split
+
+__all__ = ["EncodeConfig", "encode_split"]
