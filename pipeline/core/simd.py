@@ -1,11 +1,12 @@
-"""Vectors of float32 for numba: the loops of the kernels in whole registers, whatever the machine's are.
+"""Vectors of floats for numba: the loops of the kernels in whole registers, whatever the machine's are.
 
 LLVM cannot know that a table, its sums and a gradient do not overlap, so it would split the short loops of the kernels
 into single numbers. Here a kernel says itself how many it takes at once: `load(array, at, lanes)` is a vector, `+ - *
 /`, `root` and `positive` make others of it, `store` puts it back. LLVM cuts it into registers (AVX2, NEON ...).
 
-lanes is a tuple of as many zeros: its length is known when a kernel is compiled. Arrays are flat float32, and nothing
-checks an index.
+lanes is a tuple of as many zeros: its length is known when a kernel is compiled. A vector of no lanes is read and
+stored as nothing. Arrays are float32 or float64 and contiguous, `at` counts their numbers one behind the other, and
+nothing checks it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 #: A cache line.
 LINE = (0,) * 16
 _FAST = ("fast",)
-_FLOAT = ir.FloatType()
+_FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
 
 def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -39,15 +40,20 @@ def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
 class Vector(types.Type):
     """numba's type of `lanes` numbers."""
 
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
-        super().__init__(name=f"Vector({lanes})")
+    def __init__(self, lanes: int, dtype: types.Float = types.float32) -> None:
+        self.lanes, self.dtype = lanes, dtype
+        super().__init__(name=f"Vector({lanes}, {dtype})")
+
+    @property
+    def kind(self) -> ir.Type:
+        """LLVM's type, which has at least one lane."""
+        return ir.VectorType(_FLOATS[self.dtype], max(1, self.lanes))
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Vector) -> None:
-        super().__init__(manager, kind, ir.VectorType(_FLOAT, kind.lanes))
+        super().__init__(manager, kind, kind.kind)
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, at: Any, kind: ir.Type) -> Any:
@@ -59,13 +65,16 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, at: Any, k
 def load(typing: Any, array: Any, at: Any, lanes: Any) -> Any:
     """array[at : at + len(lanes)]"""
 
+    vector = Vector(lanes.count, array.dtype)
+
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.VectorType(_FLOAT, lanes.count)
-        loaded = builder.load(_address(context, builder, array, args[0], args[1], kind))
-        loaded.align = 4
+        if not lanes.count:
+            return ir.Constant(vector.kind, None)
+        loaded = builder.load(_address(context, builder, array, args[0], args[1], vector.kind))
+        loaded.align = array.dtype.bitwidth // 8
         return loaded
 
-    return Vector(lanes.count)(array, types.int64, lanes), generate
+    return vector(array, types.int64, lanes), generate
 
 
 @intrinsic
@@ -73,8 +82,9 @@ def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
     """array[at : at + lanes] = value"""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.VectorType(_FLOAT, value.lanes)
-        builder.store(args[2], _address(context, builder, array, args[0], args[1], kind), align=4)
+        if value.lanes:
+            address = _address(context, builder, array, args[0], args[1], value.kind)
+            builder.store(args[2], address, align=value.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, value), generate
@@ -84,11 +94,13 @@ def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
 def splat(typing: Any, x: Any, lanes: Any) -> Any:
     """The number x in every lane."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        one = builder.insert_element(ir.Constant(ir.VectorType(_FLOAT, lanes.count), ir.Undefined), args[0], _int(0))
-        return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), None))
+    vector = Vector(lanes.count, x if x in _FLOATS else types.float32)
 
-    return Vector(lanes.count)(types.float32, lanes), generate
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        one = builder.insert_element(ir.Constant(vector.kind, ir.Undefined), args[0], _int(0))
+        return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), vector.kind.count), None))
+
+    return vector(vector.dtype, lanes), generate
 
 
 @intrinsic
@@ -97,7 +109,7 @@ def root(typing: Any, a: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.FunctionType(args[0].type, [args[0].type])
-        name = f"llvm.sqrt.v{a.lanes}f32"
+        name = f"llvm.sqrt.v{a.kind.count}f{a.dtype.bitwidth}"
         return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args, fastmath=_FAST)
 
     return a(a), generate
@@ -119,12 +131,13 @@ def total(typing: Any, a: Any) -> Any:
     """The sum of all lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(_FLOAT, [_FLOAT, args[0].type])
-        name = f"llvm.vector.reduce.fadd.v{a.lanes}f32"
+        number = _FLOATS[a.dtype]
+        kind = ir.FunctionType(number, [number, args[0].type])
+        name = f"llvm.vector.reduce.fadd.v{a.kind.count}f{a.dtype.bitwidth}"
         function = cgutils.get_or_insert_function(builder.module, kind, name)
-        return builder.call(function, [ir.Constant(_FLOAT, 0.0), args[0]], fastmath=_FAST)
+        return builder.call(function, [ir.Constant(number, 0.0), args[0]], fastmath=_FAST)
 
-    return types.float32(a), generate
+    return a.dtype(a), generate
 
 
 @intrinsic

@@ -5,6 +5,8 @@ Shapes as in `kernels` and `layers`; the batch tells which rows belong to which 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from pipeline.nn import kernels
+from pipeline.nn import activations, kernels
 from pipeline.nn.batches import Batch, Values
 
 
@@ -33,7 +35,7 @@ def look_up(table: Tensor, values: Values) -> tuple[Tensor, Tensor]:
     fields, size = categorical + len(values.bag_offsets), table.shape[1] - 1
     weights, embeddings = table.new_empty(n, fields), table.new_empty(n, fields, size)
     if has_kernels(table):
-        memory, out = array(table), (array(weights), array(embeddings))
+        memory, out = array(table), ((0,) * size, array(weights), array(embeddings))
         kernels.look_up(memory, array(values.codes), *out)
         if fields > categorical:
             stored = array(values.bag_ids), array(values.bag_weights), array(values.bag_offsets)
@@ -140,6 +142,110 @@ class _SharedLinear(torch.autograd.Function):
         )
 
 
+# --- MLP ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """What follows the hidden layers: a norm (none, layer, variance), and the share that dropout drops by `seeds`."""
+
+    norm: str
+    epsilon: float
+    drop: float
+    seeds: list[int]
+
+
+def mlp(display: Tensor, impression: Tensor, weights: Sequence[Tensor], between: Between, batch: Batch) -> Tensor:
+    """[display, impression] -> linear, norm, ReLU, dropout for each layer -> logit. (D, P), (B, Q) -> (B,) On a CPU.
+
+    weights: of the first layer (H, P), (H, Q), (H,), then a matrix and a bias for each layer, and (1, H) of the logit.
+    """
+    if torch.is_grad_enabled():
+        out: Tensor = _MLP.apply(display, impression, batch.starts, between, *weights)
+        return out
+    return _forward(display, impression, batch.starts, between, weights)[0]
+
+
+@dataclass(slots=True)
+class _Layer:
+    """What the backward pass needs of a hidden layer: after norm, its scales, and after dropout."""
+
+    normed: Tensor
+    scales: Tensor
+    hidden: Tensor
+
+
+def _forward(
+    display: Tensor, impression: Tensor, starts: Tensor, between: Between, weights: Sequence[Tensor]
+) -> tuple[Tensor, list[_Layer]]:
+    w_display, w_impression, bias, *others = weights
+    x = _spread(functional.linear(display, w_display, bias), starts, len(impression))
+    x.addmm_(impression, w_impression.t())
+    layers: list[_Layer] = []
+    for i, seed in enumerate(between.seeds):
+        if i:
+            x = functional.linear(layers[-1].hidden, *others[2 * i - 2 : 2 * i])
+        layers.append(_activate(x, between, seed))
+    return layers[-1].hidden @ others[-1][0], layers
+
+
+def _activate(x: Tensor, between: Between, seed: int) -> _Layer:
+    """Overwrites x."""
+    normed, scales = x, x
+    if between.norm != "none":
+        scales = x.new_empty(len(x))
+        epsilon = array(x).dtype.type(between.epsilon)
+        activations.normalize(array(x), between.norm == "layer", epsilon, array(scales))
+        x = normed.clone()
+    activations.rectify(array(x), between.drop, seed)
+    return _Layer(normed, scales, x)
+
+
+def _activate_gradient(gradient: Tensor, layer: _Layer, between: Between) -> None:
+    """In place."""
+    g = array(gradient)
+    activations.rectify_gradient(g, array(layer.hidden), between.drop)
+    if between.norm != "none":
+        activations.normalize_gradient(g, array(layer.normed), between.norm == "layer", array(layer.scales))
+
+
+def random_bits(like: Tensor, seed: int) -> Tensor:
+    """The 32 bits that activations.rectify draws for each number of a tensor, by torch's operations. int64"""
+    low = (1 << 32) - 1
+    x = torch.arange(like.numel(), device=like.device).view(like.shape) ^ seed
+    x = (x ^ (x >> 16)) * 0x7FEB352D & low
+    x = (x ^ (x >> 15)) * 0x846CA68B & low
+    return x ^ (x >> 16)
+
+
+class _MLP(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, display: Tensor, impression: Tensor, starts: Tensor, between: Between, *weights: Tensor
+    ) -> Tensor:
+        out, layers = _forward(display, impression, starts, between, weights)
+        ctx.save_for_backward(display, impression, *weights)
+        ctx.starts, ctx.between, ctx.layers = starts, between, layers
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_logit: Tensor) -> tuple[Tensor | None, ...]:
+        display, impression, w_display, w_impression, _, *others = ctx.saved_tensors
+        layers, between = ctx.layers, ctx.between
+        found = [(of_logit @ layers[-1].hidden).unsqueeze(0)]  # of others, from behind
+        g = torch.empty_like(layers[-1].hidden)
+        activations.outer(array(of_logit), array(others[-1][0]), array(g))
+        for i in range(len(layers) - 1, 0, -1):
+            _activate_gradient(g, layers[i], between)
+            found += [g.sum(0), g.t() @ layers[i - 1].hidden]
+            g = g @ others[2 * i - 2]
+        _activate_gradient(g, layers[0], between)
+        shared = _sum_rows(g, ctx.starts)
+        of_weights = shared.t() @ display, g.t() @ impression, shared.sum(0), *reversed(found)
+        return shared @ w_display, g @ w_impression, None, None, *of_weights
+
+
 # --- sums of weights ----------------------------------------------------------------------------------------------
 
 
@@ -162,9 +268,10 @@ class _SumWeights(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        of = [gradient.new_empty(shape) for shape in ctx.shapes]
-        kernels.sum_weights_gradient(*(array(x) for x in (gradient, ctx.starts, *of)))
-        return *of, None
+        """Each weight has the gradient of its row, or of all rows of its display."""
+        display, impression = ctx.shapes
+        shared = _sum_rows(gradient.unsqueeze(1), ctx.starts)
+        return shared.expand(display), gradient.unsqueeze(1).expand(impression), None
 
 
 # --- all pairs ----------------------------------------------------------------------------------------------------
@@ -185,7 +292,8 @@ class _FM(torch.autograd.Function):
     def forward(ctx: Any, display: Tensor, impression: Tensor, starts: Tensor) -> Tensor:
         totals = impression.new_empty(len(impression), impression.shape[2])
         out = impression.new_empty(len(impression))
-        kernels.fm(*(array(x) for x in (display, impression, starts, totals, out)))
+        lanes = (0,) * impression.shape[2]
+        kernels.fm(*(array(x) for x in (display, impression, starts)), lanes, array(totals), array(out))
         ctx.save_for_backward(display, impression, totals)
         ctx.starts = starts
         return out
@@ -195,8 +303,8 @@ class _FM(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         display, impression, totals = ctx.saved_tensors
         of = display.new_empty(display.shape), impression.new_empty(impression.shape)
-        read = gradient, display, impression, ctx.starts, totals
-        kernels.fm_gradient(*(array(x) for x in (*read, *of)))
+        read = (array(x) for x in (gradient, display, impression, ctx.starts))
+        kernels.fm_gradient(*read, (0,) * impression.shape[2], array(totals), *(array(x) for x in of))
         return *of, None
 
 

@@ -5,7 +5,7 @@ size. `codes` (n, F) and `ids` (L,) are rows of the table (N, 1 + E): a weight, 
 ids[offsets[j, i] : offsets[j, i + 1]]. D displays with B rows: display d has the rows starts[d] : starts[d + 1].
 
 Every sum is taken in the order of the rows, so results do not depend on the number of threads. Scalars must have the
-type of the arrays: a loop that mixes float32 and float64 is not vectorised.
+type of the arrays. lanes: E zeros, or as many as said (see core.simd).
 """
 
 from __future__ import annotations
@@ -13,41 +13,56 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import int64
 from numpy.typing import NDArray
 
-from pipeline.core.compiled import compiled
+from pipeline.core import simd
+from pipeline.core.compiled import compiled, inlined
+from pipeline.core.simd import load, prefetch, root, splat, store
 
 Array = NDArray[Any]
+AHEAD = 4  # items whose rows of the table are asked for in advance
+FAR = 16  # single rows that are asked for in advance
+
+
+@inlined
+def fetch(array: Array, at: int, count: int) -> None:
+    """Ask memory for some numbers that will be read soon, at most two cache lines of them."""
+    prefetch(array, at)
+    prefetch(array, at + count - 1)
+
 
 # --- reading the table --------------------------------------------------------------------------------------------
 
 
 @compiled
-def look_up(table: Array, codes: Array, weights: Array, embeddings: Array) -> None:
+def look_up(table: Array, codes: Array, lanes: Any, weights: Array, embeddings: Array) -> None:
     """Fill the first F columns of weights (n, G) and embeddings (n, G, E)."""
+    width, fields = table.shape[1], weights.shape[1]
     for i in range(codes.shape[0]):
+        if i + AHEAD < codes.shape[0]:
+            for f in range(codes.shape[1]):
+                fetch(table, int64(codes[i + AHEAD, f]) * width, width)
         for f in range(codes.shape[1]):
-            row = table[codes[i, f]]
-            weights[i, f] = row[0]
-            for k in range(embeddings.shape[2]):
-                embeddings[i, f, k] = row[1 + k]
+            at = int64(codes[i, f]) * width
+            weights[i, f] = table[codes[i, f], 0]
+            store(embeddings, (i * fields + f) * len(lanes), load(table, at + 1, lanes))
 
 
 @compiled
 def sum_bags(
-    table: Array, ids: Array, shares: Array, offsets: Array, first: int, weights: Array, embeddings: Array
+    table: Array, ids: Array, shares: Array, offsets: Array, first: int, lanes: Any, weights: Array, embeddings: Array
 ) -> None:
     """Fill the columns from `first` of weights (n, G) and embeddings (n, G, E) with the weighted sums of the bags."""
+    width, fields, zero = table.shape[1], weights.shape[1], table.dtype.type(0)
     for j in range(offsets.shape[0]):
         for i in range(weights.shape[0]):
-            weights[i, first + j] = 0
-            for k in range(embeddings.shape[2]):
-                embeddings[i, first + j, k] = 0
-            for at in range(offsets[j, i], offsets[j, i + 1]):
-                row, share = table[ids[at]], shares[at]
-                weights[i, first + j] += share * row[0]
-                for k in range(embeddings.shape[2]):
-                    embeddings[i, first + j, k] += share * row[1 + k]
+            weight, embedding = zero, splat(zero, lanes)
+            for v in range(offsets[j, i], offsets[j, i + 1]):
+                weight += shares[v] * table[ids[v], 0]
+                embedding = embedding + splat(shares[v], lanes) * load(table, int64(ids[v]) * width + 1, lanes)
+            weights[i, first + j] = weight
+            store(embeddings, (i * fields + first + j) * len(lanes), embedding)
 
 
 # --- between displays and their rows ------------------------------------------------------------------------------
@@ -90,73 +105,55 @@ def sum_weights(shared: Array, own: Array, starts: Array, out: Array) -> None:
             out[r] = total
 
 
-@compiled
-def sum_weights_gradient(gradient: Array, starts: Array, of_shared: Array, of_own: Array) -> None:
-    """Each weight has the gradient of its row, or of all rows of its display."""
-    for d in range(of_shared.shape[0]):
-        total = of_own.dtype.type(0)
-        for r in range(starts[d], starts[d + 1]):
-            total += gradient[r]
-            for f in range(of_own.shape[1]):
-                of_own[r, f] = gradient[r]
-        for f in range(of_shared.shape[1]):
-            of_shared[d, f] = total
-
-
 # --- all pairs of fields (Rendle 2010, lemma 3.1) -----------------------------------------------------------------
 
 
 @compiled
-def fm(shared: Array, own: Array, starts: Array, totals: Array, out: Array) -> None:
+def fm(shared: Array, own: Array, starts: Array, lanes: Any, totals: Array, out: Array) -> None:
     """Sum over pairs of <e_i, e_j>, the fields of displays (D, Gd, E) and of rows (B, Gr, E) taken together.
 
     totals (B, E) get the sums of all embeddings of a row, out (B,) = (|total|^2 - sum |e_i|^2) / 2.
     """
-    size = own.shape[2]
-    total = np.empty(size, own.dtype)
+    size, zero, two = len(lanes), own.dtype.type(0), own.dtype.type(2)
     for d in range(shared.shape[0]):
-        total[:] = 0
-        squares = own.dtype.type(0)
+        total_d, squares_d = splat(zero, lanes), splat(zero, lanes)
         for f in range(shared.shape[1]):
-            for k in range(size):
-                total[k] += shared[d, f, k]
-            for k in range(size):
-                squares += shared[d, f, k] * shared[d, f, k]
+            e = load(shared, (d * shared.shape[1] + f) * size, lanes)
+            total_d, squares_d = total_d + e, squares_d + e * e
         for r in range(starts[d], starts[d + 1]):
-            both, whole = squares, own.dtype.type(0)
-            for k in range(size):
-                totals[r, k] = total[k]
+            total, squares = total_d, squares_d
             for f in range(own.shape[1]):
-                for k in range(size):
-                    totals[r, k] += own[r, f, k]
-                for k in range(size):
-                    both += own[r, f, k] * own[r, f, k]
-            for k in range(size):
-                whole += totals[r, k] * totals[r, k]
-            out[r] = (whole - both) / 2
+                e = load(own, (r * own.shape[1] + f) * size, lanes)
+                total, squares = total + e, squares + e * e
+            store(totals, r * size, total)
+            out[r] = simd.total(total * total - squares) / two
 
 
 @compiled
 def fm_gradient(
-    gradient: Array, shared: Array, own: Array, starts: Array, totals: Array, of_shared: Array, of_own: Array
+    gradient: Array,
+    shared: Array,
+    own: Array,
+    starts: Array,
+    lanes: Any,
+    totals: Array,
+    of_shared: Array,
+    of_own: Array,
 ) -> None:
     """Of each embedding: the sum of all others, times the gradient (B,); of a display's also summed over its rows."""
-    size = own.shape[2]
-    total = np.empty(size, own.dtype)
+    size, zero = len(lanes), own.dtype.type(0)
     for d in range(shared.shape[0]):
-        total[:] = 0
-        scale = own.dtype.type(0)
+        total, scale = splat(zero, lanes), zero
         for r in range(starts[d], starts[d + 1]):
-            g = gradient[r]
-            scale += g
-            for k in range(size):
-                total[k] += g * totals[r, k]
+            g, total_r = splat(gradient[r], lanes), load(totals, r * size, lanes)
+            scale += gradient[r]
+            total = total + g * total_r
             for f in range(own.shape[1]):
-                for k in range(size):
-                    of_own[r, f, k] = g * (totals[r, k] - own[r, f, k])
+                at = (r * own.shape[1] + f) * size
+                store(of_own, at, g * (total_r - load(own, at, lanes)))
         for f in range(shared.shape[1]):
-            for k in range(size):
-                of_shared[d, f, k] = total[k] - scale * shared[d, f, k]
+            at = (d * shared.shape[1] + f) * size
+            store(of_shared, at, total - splat(scale, lanes) * load(shared, at, lanes))
 
 
 # --- the likelihood of a display's click --------------------------------------------------------------------------
@@ -189,12 +186,25 @@ def listwise(logits: Array, clicked: Array, starts: Array, gradient: Array) -> f
 # sums (S, 1 + E): their gradients. The number of them is passed on from call to call.
 
 
+@inlined
+def _place(row: int, slot: Array, touched: Array, sums: Array, count: int) -> tuple[int, int]:
+    """Where the sums of a row of the table stand, and the number of them, which grows by one that is new."""
+    at = slot[row]
+    if at < 0:
+        at = slot[row] = count
+        touched[count] = row
+        sums[count] = 0
+        count += 1
+    return at, count
+
+
 @compiled
 def add_codes(
     columns: Array,
     codes: Array,
     repeats: Array,
     decay: float,
+    lanes: Any,
     weights: Array,
     embeddings: Array,
     of_weights: Array,
@@ -209,19 +219,19 @@ def add_codes(
     The gradient of decay / 2 times the square of every value read is added to them; repeats (n,) says how many rows
     read it. weights, of_weights: (n, G). embeddings, of_embeddings: (n, G, E). Returns the new number of ids.
     """
-    for f in columns:
-        for i in range(codes.shape[0]):
-            code = codes[i, f]
-            at = slot[code]
-            if at < 0:
-                at = slot[code] = count
-                touched[count] = code
-                sums[count] = 0
-                count += 1
-            shrink = decay * repeats[i]
-            sums[at, 0] += of_weights[i, f] + shrink * weights[i, f]
-            for k in range(embeddings.shape[2]):
-                sums[at, 1 + k] += of_embeddings[i, f, k] + shrink * embeddings[i, f, k]
+    fields, size = weights.shape[1], len(lanes)
+    for i in range(codes.shape[0]):
+        if i + AHEAD < codes.shape[0]:
+            for f in columns:
+                prefetch(slot, int64(codes[i + AHEAD, f]))
+        shrink = decay * repeats[i]
+        for f in columns:
+            e = (i * fields + f) * size
+            found, count = _place(codes[i, f], slot, touched, sums, count)
+            sums[found, 0] += of_weights[i, f] + shrink * weights[i, f]
+            at = int64(found) * (1 + size) + 1
+            row = load(of_embeddings, e, lanes) + splat(shrink, lanes) * load(embeddings, e, lanes)
+            store(sums, at, load(sums, at, lanes) + row)
     return count
 
 
@@ -234,6 +244,7 @@ def add_bags(
     first: int,
     repeats: Array,
     decay: float,
+    lanes: Any,
     weights: Array,
     embeddings: Array,
     of_weights: Array,
@@ -244,38 +255,17 @@ def add_bags(
     count: int,
 ) -> int:
     """The same for what `sum_bags` read, some of the M bags, into the columns from `first`."""
-    size = embeddings.shape[2]
-    row = np.empty(1 + size, sums.dtype)
+    fields, size = weights.shape[1], len(lanes)
     for j in bags:
         for i in range(weights.shape[0]):
-            shrink = decay * repeats[i]
-            row[0] = of_weights[i, first + j] + shrink * weights[i, first + j]
-            for k in range(size):
-                row[1 + k] = of_embeddings[i, first + j, k] + shrink * embeddings[i, first + j, k]
-            for k in range(offsets[j, i], offsets[j, i + 1]):
-                at = slot[ids[k]]
-                if at < 0:
-                    at = slot[ids[k]] = count
-                    touched[count] = ids[k]
-                    sums[count] = 0
-                    count += 1
-                for m in range(1 + size):
-                    sums[at, m] += shares[k] * row[m]
-    return count
-
-
-@compiled
-def add_rows(ids: Array, rows: Array, slot: Array, touched: Array, sums: Array, count: int) -> int:
-    """The same for gradients (S, 1 + E) that were added up elsewhere."""
-    for i in range(len(ids)):
-        at = slot[ids[i]]
-        if at < 0:
-            at = slot[ids[i]] = count
-            touched[count] = ids[i]
-            sums[count] = 0
-            count += 1
-        for k in range(rows.shape[1]):
-            sums[at, k] += rows[i, k]
+            shrink, e = decay * repeats[i], (i * fields + first + j) * size
+            weight = of_weights[i, first + j] + shrink * weights[i, first + j]
+            row = load(of_embeddings, e, lanes) + splat(shrink, lanes) * load(embeddings, e, lanes)
+            for v in range(offsets[j, i], offsets[j, i + 1]):
+                found, count = _place(ids[v], slot, touched, sums, count)
+                sums[found, 0] += shares[v] * weight
+                at = int64(found) * (1 + size) + 1
+                store(sums, at, load(sums, at, lanes) + splat(shares[v], lanes) * row)
     return count
 
 
@@ -286,6 +276,7 @@ def adam(
     table: Array,
     state: Array,
     slot: Array,
+    lanes: Any,
     rate: float,
     beta1: float,
     beta2: float,
@@ -293,29 +284,36 @@ def adam(
 ) -> None:
     """One step of lazy Adam on the rows that were read; state (N, 2, 1 + E): the moments. Forgets their slots.
 
-    rate: the learning rate with the correction of both moments for the number of steps.
+    lanes: of a whole row, 1 + E. rate: the learning rate with the correction of both moments for the number of steps.
     """
-    rest1, rest2 = table.dtype.type(1) - beta1, table.dtype.type(1) - beta2
+    width, one = len(lanes), table.dtype.type(1)
     for i in range(len(touched)):
-        at = touched[i]
-        slot[at] = -1
-        for k in range(table.shape[1]):
-            g = sums[i, k]
-            first = beta1 * state[at, 0, k] + rest1 * g
-            second = beta2 * state[at, 1, k] + rest2 * g * g
-            state[at, 0, k] = first
-            state[at, 1, k] = second
-            table[at, k] -= rate * first / (np.sqrt(second) + epsilon)
+        if i + FAR < len(touched):
+            following = int64(touched[i + FAR])
+            fetch(table, following * width, width)
+            fetch(state, following * 2 * width, 2 * width)
+        slot[touched[i]] = -1
+        at, g = int64(touched[i]) * width, load(sums, i * width, lanes)
+        first = splat(beta1, lanes) * load(state, 2 * at, lanes) + splat(one - beta1, lanes) * g
+        second = splat(beta2, lanes) * load(state, 2 * at + width, lanes) + splat(one - beta2, lanes) * g * g
+        store(state, 2 * at, first)
+        store(state, 2 * at + width, second)
+        step = splat(rate, lanes) * first / (root(second) + splat(epsilon, lanes))
+        store(table, at, load(table, at, lanes) - step)
 
 
 @compiled
-def adagrad(touched: Array, sums: Array, table: Array, state: Array, slot: Array, rate: float, epsilon: float) -> None:
+def adagrad(
+    touched: Array, sums: Array, table: Array, state: Array, slot: Array, lanes: Any, rate: float, epsilon: float
+) -> None:
     """One step of AdaGrad on the rows that were read; state (N, 1, 1 + E): sums of squares. Forgets their slots."""
+    width = len(lanes)
     for i in range(len(touched)):
-        at = touched[i]
-        slot[at] = -1
-        for k in range(table.shape[1]):
-            g = sums[i, k]
-            total = state[at, 0, k] + g * g
-            state[at, 0, k] = total
-            table[at, k] -= rate * g / (np.sqrt(total) + epsilon)
+        if i + FAR < len(touched):
+            fetch(table, int64(touched[i + FAR]) * width, width)
+            fetch(state, int64(touched[i + FAR]) * width, width)
+        slot[touched[i]] = -1
+        at, g = int64(touched[i]) * width, load(sums, i * width, lanes)
+        squares = load(state, at, lanes) + g * g
+        store(state, at, squares)
+        store(table, at, load(table, at, lanes) - splat(rate, lanes) * g / (root(squares) + splat(epsilon, lanes)))

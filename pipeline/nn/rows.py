@@ -62,7 +62,8 @@ class RowOptimizer:
         ids, sums = share.add_up(gradients, decay, self._slot)
         table = array(self.weight)
         number = table.dtype.type
-        memory = ids, sums, table, array(self.state), self._slot, number(self._rate())
+        lanes = (0,) * table.shape[1]
+        memory = ids, sums, table, array(self.state), self._slot, lanes, number(self._rate())
         if self.kind == "adam":
             kernels.adam(*memory, number(BETAS[0]), number(BETAS[1]), number(EPSILON["adam"]))
         else:
@@ -156,7 +157,8 @@ class _Arrays:
         self.offsets = array(values.bag_offsets)
         self.bags = array(values.bag_ids), array(values.bag_weights), self.offsets, values.codes.shape[1]
         self.repeats = array(read.repeats)
-        self.rows = tuple(array(x) for x in (read.weights, read.embeddings, gradient.weights, gradient.embeddings))
+        of_weights = gradient.weights.numpy()  # often one number for all fields of an item: never copied
+        self.rows = array(read.weights), array(read.embeddings), of_weights, array(gradient.embeddings)
 
 
 class _Share:
@@ -175,7 +177,8 @@ class _Share:
         count, number = 0, self.sums.dtype.type
         for g in gradients:
             columns, bags = self.fields[g.per]
-            memory = g.repeats, number(decay), *g.rows, slot, self.ids, self.sums
+            lanes = (0,) * g.rows[1].shape[2]
+            memory = g.repeats, number(decay), lanes, *g.rows, slot, self.ids, self.sums
             if len(columns):
                 count = kernels.add_codes(columns, g.codes, *memory, count)
             if len(bags):

@@ -211,3 +211,33 @@ def test_dropout() -> None:
     assert first.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
     assert torch.equal(layer.eval()(x), x)
     assert torch.equal(Dropout(0.0)(x), x)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer", "variance"])
+@pytest.mark.parametrize("hidden", [(6,), (6, 4)])
+def test_compiled_mlp(norm: str, hidden: tuple[int, ...]) -> None:
+    """As its layers compute it, dropout included; gradients against differences of finite size."""
+    torch.manual_seed(0)
+    mlp = MLP((5, 3), hidden, 0.3, norm).double()
+    x = Sides(drawn(len(LENGTHS), 5), drawn(ROWS, 3), make_batch())
+
+    def computed(*_: Tensor, by_layers: bool = False) -> Tensor:
+        with random_numbers(torch.Generator().manual_seed(2)):
+            return mlp.layers(x).squeeze(1) if by_layers else mlp(x)
+
+    leaves = (x.display, x.impression, *mlp.parameters())
+    assert_same(computed(), computed(by_layers=True), list(leaves))
+    assert torch.autograd.gradcheck(computed, leaves)
+    torch.testing.assert_close(computed().detach(), torch.no_grad()(computed)())
+    assert not torch.equal(computed(), mlp.eval()(x))
+
+
+def test_what_is_dropped() -> None:
+    """A share of all numbers, each for itself, and other ones by another seed; none of them near each other."""
+    found = [functions.random_bits(torch.empty(1000, 64), seed) >= 0.25 * 2**32 for seed in (1, 2, 1 << 31)]
+    for kept in found:
+        assert float(kept.float().mean()) == pytest.approx(0.75, abs=0.01)
+        assert float((kept[:, 1:] & kept[:, :-1]).float().mean()) == pytest.approx(0.75**2, abs=0.01)
+        assert float((kept[1:] & kept[:-1]).float().mean()) == pytest.approx(0.75**2, abs=0.01)
+    assert float((found[0] & found[1]).float().mean()) == pytest.approx(0.75**2, abs=0.01)
+    assert float((found[0] & found[2]).float().mean()) == pytest.approx(0.75**2, abs=0.01)
