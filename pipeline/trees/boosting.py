@@ -114,6 +114,8 @@ class Boosting:
             _safe_call(_LIB.LGBM_BoosterMerge(booster._handle, before._handle))  # noqa: SLF001
         for target in self.sets[1:]:
             booster.add_valid(target, "target")
+        for data in self.sets:
+            data.set_field("init_score", None)  # the booster has its own copy
         return booster
 
     def _is_measured(self) -> bool:
