@@ -27,9 +27,10 @@ def train(
     options: FitOptions,
     out: Path,
     predictions: Path,
-) -> NDArray[np.float32]:
+) -> NDArray[np.float32] | None:
     """Fit on history and score the target; the folder `out` gets the model and fit.json. Returns the scores.
 
+    Where several machines fit a model together, all but the first only fit it, and return None.
     Raises, before anything is written, InputError if training shall stop early (options.length is None) on a target
     without labels, and DivergedError if the scores are not finite.
     """
@@ -37,6 +38,8 @@ def train(
         raise InputError(f"{encoded.folder}: its target has no labels to stop early by; give the model of validation")
     model = kind.build(config)
     fitted = model.fit(encoded, options)
+    if options.rank:
+        return None
     target = encoded.part("target")
     score = model.predict(target)
     if not np.isfinite(score).all():  # a refit measures nothing on its way, so nothing has told yet

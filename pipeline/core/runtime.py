@@ -25,6 +25,7 @@ class RuntimeConfig:
     engine: what computes split, views, features and encode; the same values come of both.
     spark_master: where Spark runs; `local[*]`: here, on as many threads as `threads` says. spark_config: further
     settings of its session, e.g. `spark.executor.memory: 16g`.
+    machines: host:port of each machine that trains boosted trees with this one; none: alone.
     """
 
     threads: int = 0
@@ -34,6 +35,7 @@ class RuntimeConfig:
     engine: Literal["duckdb", "spark"] = "duckdb"
     spark_master: str = "local[*]"
     spark_config: dict[str, Any] = field(default_factory=dict)
+    machines: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check(self.threads >= 0, f"threads: must be 0 (all) or more, found {self.threads}")
@@ -41,6 +43,10 @@ class RuntimeConfig:
             re.fullmatch(r"\d+(\.\d+)?\s*[KMGT]i?B", self.memory_limit) is not None,
             f"memory_limit: expected a size such as 8GB, found {self.memory_limit!r}",
         )
+        for machine in self.machines:
+            machine_of(machine)
+        twice = sorted({machine for machine in self.machines if self.machines.count(machine) > 1})
+        check(not twice, f"machines: each must be named once, found {', '.join(twice)} more often")
 
     @property
     def memory_mebibytes(self) -> int:
@@ -66,6 +72,14 @@ class RuntimeConfig:
     @property
     def cores(self) -> int:
         return self.threads or len(os.sched_getaffinity(0))
+
+
+def machine_of(text: str) -> tuple[str, int]:
+    """Host and port of a machine; ParameterError if it is not host:port."""
+    found = re.fullmatch(r"([\w.-]+):(\d{1,5})", text)
+    check(found is not None and 0 < int(found[2]) < 1 << 16, f"machines: expected host:port, found {text!r}")
+    assert found
+    return found[1], int(found[2])
 
 
 def runtime(params: Path) -> RuntimeConfig:

@@ -1,8 +1,9 @@
 """What a model is to the rest of the pipeline, and how it is found by its kind.
 
 A model is a module pipeline/models/KIND.py with `Config` (a dataclass of its parameters), `SEARCH_SPACE` (name of a
-parameter -> the values that tuning may try) and `build(config) -> Model`. To add one, write the module, put an entry
-with `kind: KIND` under `models` in params.yaml, and name it in dvc.yaml (README.md says where).
+parameter -> the values that tuning may try) and `build(config) -> Model`; `DISTRIBUTED = True` if several machines can
+fit it together. To add one, write the module, put an entry with `kind: KIND` under `models` in params.yaml, and name it
+in dvc.yaml (README.md says where).
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Kind:
     config: type[Any]
     search_space: SearchSpace
     build: Callable[[Any], Model]
+    distributed: bool = False  # whether several machines can fit it together
 
 
 def load_kind(name: str) -> Kind:
@@ -77,7 +79,7 @@ def load_kind(name: str) -> Kind:
     module = importlib.import_module(f"pipeline.models.{name}")
     if not hasattr(module, "Config"):
         raise ParameterError(f"pipeline/models/{name}.py holds no Config, so it is no model")
-    return Kind(name, module.Config, module.SEARCH_SPACE, module.build)
+    return Kind(name, module.Config, module.SEARCH_SPACE, module.build, getattr(module, "DISTRIBUTED", False))
 
 
 def model_config(params: Path, name: str, tuned: Path | None = None) -> tuple[Kind, Any]:

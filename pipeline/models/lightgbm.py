@@ -26,6 +26,9 @@ from pipeline.schemas.predictions import labels_of, within_display_logits
 from pipeline.trees import boosting, dataset
 from pipeline.trees.boosting import Boosting, Schedule
 from pipeline.trees.dataset import binned, scores
+from pipeline.trees.machines import joined, share
+
+DISTRIBUTED = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,29 +90,32 @@ class GradientBoostedTrees:
         self.booster: lgb.Booster | None = None
 
     def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
-        fields = self.fields = self._chosen(encoded)
-        history, parameters = encoded.part("history"), self._parameters(options.runtime.cores)
+        self.fields = self._chosen(encoded)
         checkpoint = options.checkpoint
         if checkpoint is not None:
             checkpoint = checkpoint / self._fingerprint(encoded, options.length)
-        train = binned(history, fields, parameters)
+        if options.rank is not None:
+            checkpoint = None  # machines that are killed at different moments have no round in common to go on from
+        with joined(options.runtime.machines, options.rank) as shared:
+            trainer = self._trainer(encoded, options, self._parameters(options.runtime.cores) | shared)
+            self.booster, state = trainer.fit(checkpoint), trainer.progress
         if options.length is not None:
-            trainer = Boosting(parameters, self._schedule(max(1, round(options.length))), train)
-            self.booster = trainer.fit(checkpoint)
-            return Fitted(length=float(trainer.progress.round), curve=[])
-        target = encoded.part("target")
-        labels = labels_of(target)
-        trainer = Boosting(
-            parameters,
-            self._schedule(self.config.rounds),
-            train,
-            binned(target, fields, parameters, train),
-            lambda scores: map12(scores, labels),
-            options.report,
-        )
-        self.booster, state = trainer.fit(checkpoint), trainer.progress
+            return Fitted(length=float(state.round), curve=[])
         log.info("%d trees, MAP@12 %.5f", state.best_round, state.best)
         return Fitted(length=float(state.best_round), curve=state.curve)
+
+    def _trainer(self, encoded: Encoded, options: FitOptions, parameters: dict[str, Any]) -> Boosting:
+        """Of several machines each learns from its share of history, and measures all of the target, as all must stop
+        at the same round."""
+        history = encoded.part("history")
+        displays = share(history.displays, len(options.runtime.machines), options.rank)
+        train = binned(history, self.fields, parameters, displays=displays)
+        if options.length is not None:
+            return Boosting(parameters, self._schedule(max(1, round(options.length))), train)
+        target = encoded.part("target")
+        measured, labels = binned(target, self.fields, parameters, train), labels_of(target)
+        schedule = self._schedule(self.config.rounds)
+        return Boosting(parameters, schedule, train, measured, lambda score: map12(score, labels), options.report)
 
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
         if self.booster is None:

@@ -15,12 +15,14 @@ class FitOptions:
 
     length: for how many epochs or rounds to train; None to stop early, by MAP@12 of the (labelled) target.
     checkpoint: a folder for what a killed run needs to go on; None for none. It is removed when the fit is done.
+    rank: which of `runtime.machines` this process is, where they fit a model together; None: it fits alone.
     report: called with (step, MAP@12) at every evaluation; may raise to end the fit.
     """
 
     runtime: RuntimeConfig
     length: float | None = None
     checkpoint: Path | None = None
+    rank: int | None = None
     report: Callable[[int, float], None] = field(default=lambda step, score: None)
 
 

@@ -1,12 +1,14 @@
 """Fit a model on one split, score the split's target, and measure the scores where the labels are known.
 
 Without --like training stops early, by MAP@12 of the target; with it, it goes on for as long as that model was trained.
+Where runtime.machines names several, each of them runs this command with its own --rank.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.core.config import check
 from pipeline.core.files import read_json, write_json
 from pipeline.core.runtime import runtime
 from pipeline.models.base import model_config
@@ -14,6 +16,8 @@ from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions
 from pipeline.stages.command import parser, run
 from pipeline.training import train, trained_length, write_metrics
+
+_NO_RANK = "--rank {}: expected the number, from 0, of one of runtime.machines, found {}"
 
 
 def main(arguments: list[str]) -> None:
@@ -30,15 +34,26 @@ def main(arguments: list[str]) -> None:
     command.add_argument("--metrics", type=Path, help="JSON file of headline metrics (output)")
     command.add_argument("--slices", type=Path, help="JSON file of metrics by slice (output)")
     command.add_argument("--curve", type=Path, help="JSON file of MAP@12 during training (output)")
+    command.add_argument(
+        "--rank", type=int, default=0, help="which of runtime.machines this is (default: 0, which writes)"
+    )
     options = command.parse_args(arguments)
     kind, config = model_config(options.params, options.model, options.tuned)
+    machine = runtime(options.params)
+    check(0 <= options.rank < max(1, len(machine.machines)), _NO_RANK.format(options.rank, list(machine.machines)))
+    check(
+        kind.distributed or not options.rank, f"--rank {options.rank}: machine 0 alone fits models of kind {kind.name}"
+    )
     encoded = Encoded(options.encoded)
     fit = FitOptions(
-        runtime=runtime(options.params),
+        runtime=machine,
         length=trained_length(options.like) if options.like else None,
         checkpoint=options.checkpoint,
+        rank=options.rank if kind.distributed and len(machine.machines) > 1 else None,
     )
     score = train(kind, config, encoded, fit, options.out, options.predictions)
+    if score is None:
+        return
     if options.metrics and options.slices:
         write_metrics(options.model, score, encoded, options.metrics, options.slices)
     if options.curve:

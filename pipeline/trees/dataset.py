@@ -20,24 +20,25 @@ Floats = NDArray[np.floating[Any]]
 
 
 class Rows(lgb.Sequence):
-    """Rows of an encoded part as LightGBM reads them: values (R, F) of a range of rows, or of some by index."""
+    """Rows of an encoded part, or of a range of it, as LightGBM reads them: values (R, F), by range or by index."""
 
     batch_size = 1 << 13  # a block of a hundred fields fits into a core's cache
 
-    def __init__(self, part: EncodedPart, fields: Sequence[Field]) -> None:
-        self._part = part
+    def __init__(self, part: EncodedPart, fields: Sequence[Field], rows: slice | None = None) -> None:
+        self._part, self._first = part, rows.start if rows else 0
+        self._rows = rows.stop - rows.start if rows else part.rows
         self._shared = [field.per == "display" for field in fields]
         self._arrays = [part.field(field.name) for field in fields]
         self._type = np.float32 if all(field.size <= _EXACT for field in fields) else np.float64
 
     def __len__(self) -> int:
-        return self._part.rows
+        return self._rows
 
     def __getitem__(self, index: int | slice | list[int] | NDArray[np.int64]) -> Floats:
         if not isinstance(index, slice):
-            rows = np.asarray(index)
+            rows = np.asarray(index) + self._first
             return self._read(rows.shape, rows, self._part.display_of(rows))
-        start, stop, _ = index.indices(len(self))
+        start, stop = (self._first + at for at in index.indices(len(self))[:2])
         first, last = self._part.display_of(np.array([start, max(start, stop - 1)]))
         borders = np.clip(self._part.offsets[first : last + 2], start, stop)
         within = np.repeat(np.arange(last + 1 - first), np.diff(borders))
@@ -56,21 +57,27 @@ class Rows(lgb.Sequence):
 
 
 def binned(
-    part: EncodedPart, fields: Sequence[Field], parameters: dict[str, Any], reference: lgb.Dataset | None = None
+    part: EncodedPart,
+    fields: Sequence[Field],
+    parameters: dict[str, Any],
+    reference: lgb.Dataset | None = None,
+    displays: slice | None = None,
 ) -> lgb.Dataset:
-    """All rows of a labelled part, in bins: those of `reference`, or such as suit a sample of the part's own rows."""
-    rows = Rows(part, fields)
+    """Rows of a labelled part, of all or some of its displays, in bins: those of `reference`, or such as suit a sample
+    of the whole part."""
+    offsets = part.offsets if displays is None else part.offsets[displays.start : displays.stop + 1]
+    rows = slice(int(offsets[0]), int(offsets[-1]))
     named = {
         "feature_name": [field.name for field in fields],
         "categorical_feature": [field.name for field in fields if field.kind == "categorical"],
         "params": {**parameters, "feature_pre_filter": False},  # a sample does not tell which fields can be split
     }
     if reference is None:
-        reference = lgb.Dataset(rows[_sample(part.rows, parameters["seed"])], **named).construct()
+        reference = lgb.Dataset(Rows(part, fields)[_sample(part.rows, parameters["seed"])], **named).construct()
     return lgb.Dataset(
-        [rows],
-        label=np.asarray(part.array("clicked"), dtype=np.float32),
-        group=np.diff(part.offsets).astype(np.int32),
+        [Rows(part, fields, rows)],
+        label=np.asarray(part.array("clicked")[rows], dtype=np.float32),
+        group=np.diff(offsets).astype(np.int32),
         reference=reference,
         **named,
     ).construct()
