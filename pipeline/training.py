@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import asdict
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions
 from pipeline.schemas.predictions import labels_of, write_predictions
 
+_SCORES = "scores.npy"
+
 
 def train(
     kind: Kind,
@@ -27,31 +32,76 @@ def train(
     options: FitOptions,
     out: Path,
     predictions: Path,
+    seeds: int = 1,
 ) -> NDArray[np.float32] | None:
     """Fit on history and score the target; the folder `out` gets the model and fit.json. Returns the scores.
 
-    Where several machines fit a model together, all but the first only fit it, and return None.
+    Of several seeds, each fit gets a folder of its own in `out`, and the scores are the mean of their logits. A killed
+    run goes on within the fit that it was killed in. Where several machines fit a model together, all but the first
+    only fit it, and return None.
     Raises, before anything is written, InputError if training shall stop early (options.length is None) on a target
     without labels, and DivergedError if the scores are not finite.
     """
     if options.length is None and not encoded.part("target").labelled:
         raise InputError(f"{encoded.folder}: its target has no labels to stop early by; give the model of validation")
+    checkpoint = options.checkpoint or out.with_name(f".{out.name}.fits")
+    kept = checkpoint / f"done-{_fingerprint(kind, config, encoded, options.length)}"
+    folders = [kept / f"seed_{number}" for number in range(seeds)]
+    for number, folder in enumerate(folders):
+        if (
+            options.rank is None and (folder / _SCORES).exists()
+        ):  # machines that go on together must have the same fits before them
+            log.info("seed %d of %d has been fitted before", number + 1, seeds)
+            continue
+        of_seed = config if seeds == 1 else replace(config, seed=config.seed + number)
+        _fit(kind, of_seed, encoded, replace(options, checkpoint=checkpoint / f"seed_{number}"), folder)
+    if options.rank:
+        return None
+    total = np.sum([np.load(folder / _SCORES) for folder in folders], axis=0, dtype=np.float64)
+    score = np.asarray(total / seeds, dtype=np.float32)
+    write_predictions(predictions, encoded.part("target"), score)
+    _move(folders, out)
+    remove(checkpoint)
+    return score
+
+
+def _fit(kind: Kind, config: Any, encoded: Encoded, options: FitOptions, folder: Path) -> None:
+    """Fit one model; `folder` gets it, its fit.json and its scores of the target."""
     model = kind.build(config)
     fitted = model.fit(encoded, options)
     if options.rank:
-        return None
-    target = encoded.part("target")
-    score = model.predict(target)
+        return
+    score = model.predict(encoded.part("target"))
     if not np.isfinite(score).all():  # a refit measures nothing on its way, so nothing has told yet
         raise DivergedError("scores must be finite; the model has diverged, try a smaller learning rate")
-    with atomic_path(out) as partial:
+    with atomic_path(folder) as partial:
         partial.mkdir()
         model.save(partial)
         write_json(partial / "fit.json", asdict(fitted))
-    write_predictions(predictions, target, score)
-    if options.checkpoint is not None:
-        remove(options.checkpoint)
-    return score
+        np.save(partial / _SCORES, score)
+
+
+def _move(folders: Sequence[Path], out: Path) -> None:
+    """One fit becomes `out`; several become its folders, with fit.json: their mean length and the first one's curve."""
+    for folder in folders:
+        (folder / _SCORES).unlink()
+    with atomic_path(out) as partial:
+        if len(folders) == 1:
+            shutil.move(folders[0], partial)
+            return
+        fits = [read_json(folder / "fit.json") for folder in folders]
+        partial.mkdir()
+        for folder in folders:
+            shutil.move(folder, partial / folder.name)
+        length = sum(fit["length"] for fit in fits) / len(fits)
+        write_json(partial / "fit.json", {"length": length, "curve": fits[0]["curve"]})
+
+
+def _fingerprint(kind: Kind, config: Any, encoded: Encoded, length: float | None) -> str:
+    """Changes with the data, the config and any code, so that no fit is taken for another."""
+    code = (path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
+    what = repr((kind.name, config, length, encoded.digest)).encode()
+    return hashlib.sha256(b"\n".join([what, *code])).hexdigest()[:16]
 
 
 def trained_length(model: Path) -> float:

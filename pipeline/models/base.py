@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,6 +95,11 @@ def model_config(params: Path, name: str, tuned: Path | None = None) -> tuple[Ki
         kind = load_kind(values.pop("kind"))
     except ParameterError as error:
         raise ParameterError(f"{where}: {error}") from None
+    seeds = values.pop("seeds", 1)
+    if type(seeds) is not int or seeds < 1:
+        raise ParameterError(f"{where}.seeds: must be a whole number, 1 or more, found {seeds!r}")
+    if seeds > 1 and "seed" not in {field.name for field in fields(kind.config)}:
+        raise ParameterError(f"{where}.seeds: a model of kind {kind.name} has no seed; every fit of it is the same")
     config = parse(kind.config, values, where)
     if tuned is None:
         return kind, config
@@ -103,3 +108,8 @@ def model_config(params: Path, name: str, tuned: Path | None = None) -> tuple[Ki
         if key in values and values[key] != value:
             log.info("%s.%s: %r is overridden by %s: %r", where, key, values[key], tuned, value)
     return kind, parse(kind.config, {**values, **winners}, f"{where} with {tuned}")
+
+
+def seeds_of(params: Path, name: str) -> int:
+    """How many fits with different seeds, `models.NAME.seeds`, make the model; 1 if it is not said."""
+    return int(read_yaml(params)["models"][name].get("seeds", 1))

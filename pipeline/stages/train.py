@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.core.config import check
 from pipeline.core.files import read_json, write_json
 from pipeline.core.runtime import runtime
-from pipeline.models.base import model_config
+from pipeline.models.base import model_config, seeds_of
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions
 from pipeline.stages.command import parser, run
@@ -51,7 +51,8 @@ def main(arguments: list[str]) -> None:
         checkpoint=options.checkpoint,
         rank=options.rank if kind.distributed and len(machine.machines) > 1 else None,
     )
-    score = train(kind, config, encoded, fit, options.out, options.predictions)
+    seeds = seeds_of(options.params, options.model)
+    score = train(kind, config, encoded, fit, options.out, options.predictions, seeds)
     if score is None:
         return
     if options.metrics and options.slices:
