@@ -48,9 +48,7 @@ def train(
     kept = checkpoint / f"done-{_fingerprint(kind, config, encoded, options.length)}"
     folders = [kept / f"seed_{number}" for number in range(seeds)]
     for number, folder in enumerate(folders):
-        if (
-            options.rank is None and (folder / _SCORES).exists()
-        ):  # machines that go on together must have the same fits before them
+        if options.rank is None and (folder / _SCORES).exists():  # machines that fit together all begin with the first
             log.info("seed %d of %d has been fitted before", number + 1, seeds)
             continue
         of_seed = config if seeds == 1 else replace(config, seed=config.seed + number)
