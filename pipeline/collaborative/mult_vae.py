@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -69,20 +70,46 @@ class MultVAE(nn.Module):
         mu, log_variance = self.posterior(torch.tanh(hidden)).chunk(2, dim=1)
         return mu, log_variance
 
-    def log_pi(self, z: Tensor) -> Tensor:
-        """(B, K) -> (B, A), the log of a distribution over each subject."""
-        logits = self.decoder(z)
-        return torch.cat([logits[:, s.start : s.stop].log_softmax(dim=1) for s in self.subjects], dim=1)
-
     def loss(self, bags: sp.csr_matrix, beta: float, random: torch.Generator) -> Tensor:
         """Eq. 7, the mean of the users, with one draw of z each. ()"""
         mu, log_variance = self.encode(bags)
         noise = torch.randn(mu.shape, generator=random)
         z = mu + noise * (log_variance / 2).exp()
         user = np.repeat(np.arange(len(mu)), np.diff(bags.indptr))
-        viewed = self.log_pi(z).view(-1)[torch.from_numpy(user * bags.shape[1] + bags.indices)]
-        reconstruction = -(torch.from_numpy(bags.data) * viewed).sum()
-        return (reconstruction + beta * gaussian_kl(mu, log_variance).sum()) / len(mu)
+        at, times = torch.from_numpy(user * bags.shape[1] + bags.indices), torch.from_numpy(bags.data)
+        likelihood = log_likelihood(self.decoder(z), at, times, self.subjects)
+        return (beta * gaussian_kl(mu, log_variance).sum() - likelihood) / len(mu)
+
+
+def log_likelihood(logits: Tensor, at: Tensor, times: Tensor, subjects: list[range]) -> Tensor:
+    """Eq. 2, the sum of the users. (); logits: (B, A). x has `times` at `at`, places in the flat logits, else 0."""
+    total: Tensor = _LogLikelihood.apply(logits, at, times, subjects)
+    return total
+
+
+class _LogLikelihood(torch.autograd.Function):
+    """The sum and its gradient, x_sa - N_s pi_sa, are found in the same few passes over the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, at: Tensor, times: Tensor, subjects: list[range]) -> Tensor:
+        subject = torch.bucketize(at % logits.shape[1], torch.tensor([s.stop for s in subjects]), right=True)
+        of_subject = at // logits.shape[1] * len(subjects) + subject
+        views = logits.new_zeros(len(logits) * len(subjects)).index_add_(0, of_subject, times).view(-1, len(subjects))
+        gradient, total = torch.empty_like(logits), (logits.view(-1)[at] * times).sum()
+        for place, s in enumerate(subjects):
+            part, count = slice(s.start, s.stop), views[:, [place]]
+            top = logits[:, part].amax(dim=1, keepdim=True)
+            pi = torch.sub(logits[:, part], top, out=gradient[:, part]).exp_()
+            partition = pi.sum(dim=1, keepdim=True)
+            total -= (count * (partition.log() + top)).sum()
+            pi.mul_(-count / partition)
+        ctx.save_for_backward(gradient.view(-1).index_add_(0, at, times).view_as(logits))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradients[0] * gradient, None, None, None
 
 
 def of_length_one(bags: sp.csr_matrix) -> sp.csr_matrix:

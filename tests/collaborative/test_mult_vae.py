@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from pipeline.collaborative.attributes import Attributes
-from pipeline.collaborative.mult_vae import MultVAE, Tastes, VAEConfig, gaussian_kl
+from pipeline.collaborative.mult_vae import MultVAE, Tastes, VAEConfig, gaussian_kl, log_likelihood
 from pipeline.collaborative.nightly_tastes import bags, bags_of, fit_tastes
 from pipeline.collaborative.viewed import Viewed
 
@@ -64,6 +64,16 @@ def test_the_loss_is_the_multinomial_log_likelihood_and_the_divergence(model: Mu
     assert found == pytest.approx(total / 5, rel=1e-5)
 
 
+def test_the_gradient_of_the_likelihood_is_that_of_differences() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(3, 10, dtype=torch.float64, requires_grad=True)
+    at, times = torch.tensor([0, 5, 9, 13, 21, 29]), torch.rand(6, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: log_likelihood(x, at, times, SUBJECTS), logits)
+    x = torch.zeros(30, dtype=torch.float64).index_add(0, at, times).view(3, 10)
+    log_pi = torch.cat([logits[:, s.start : s.stop].log_softmax(dim=1) for s in SUBJECTS], dim=1)
+    torch.testing.assert_close(log_likelihood(logits, at, times, SUBJECTS), (x * log_pi).sum())
+
+
 def test_the_divergence_against_draws() -> None:
     mu, log_variance = torch.tensor([[0.5, -1.0]]), torch.tensor([[-0.4, 0.3]])
     q = torch.distributions.Normal(mu, (log_variance / 2).exp())
@@ -84,7 +94,8 @@ def test_arrays_compute_what_the_network_does(model: MultVAE, attributes: Attrib
     z = tastes.taste(sp.csr_matrix(x.numpy()))
     with torch.no_grad():
         mu, _ = model.encode(sp.csr_matrix(x.numpy()))
-        log_pi = model.log_pi(mu).numpy()
+        logits = model.decoder(mu)
+        log_pi = torch.cat([logits[:, s.start : s.stop].log_softmax(dim=1) for s in SUBJECTS], dim=1).numpy()
     np.testing.assert_allclose(z, mu.numpy(), atol=1e-5)
     for s, subject in enumerate(SUBJECTS):
         vectors, constant = tastes.documents(attributes.rows(np.arange(40)), subject)
