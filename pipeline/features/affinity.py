@@ -28,13 +28,11 @@ def build(inputs: Inputs) -> ir.Table:
     vectors = inputs.once(_vectors(inputs))
     squares = inputs.once(
         vectors.group_by("document_id").aggregate(
-            **{f"ad_{label}_square": _squared(vectors, "weight", label) for label in LABELS}
+            **{f"ad_{label}_square": _squared(vectors, label) for label in LABELS}
         )
     )
     profiles = _profiles(inputs, vectors)
-    lengths = profiles.group_by("display_id").aggregate(
-        **{f"{side}_{label}_square": _squared(profiles, side, label) for side, label in _PAIRS}
-    )
+    lengths = _by(profiles.mutate(value=profiles.weight * profiles.weight), "display_id", "square")
     table = look_up(inputs.impressions, _products(inputs.impressions, vectors, profiles), {"row": "row"})
     table = look_up(table, lengths, {"display_id": "display_id"})
     table = look_up(table, squares, {"ad_document_id": "document_id"})
@@ -47,39 +45,51 @@ def _vectors(inputs: Inputs) -> ir.Table:
     for place, label in enumerate(LABELS):
         one = weighed(inputs, label)
         key = one.id.cast("int64") * len(LABELS) + place
-        parts.append(one.select("document_id", label=ibis.literal(place, "int8"), key=key, weight=one.weight))
+        parts.append(
+            one.select("document_id", label=ibis.literal(place, "int8"), key=key.cast("uint32"), weight=one.weight)
+        )
     return ibis.union(*parts)
 
 
 def _profiles(inputs: Inputs, vectors: ir.Table) -> ir.Table:
-    """display_id, label, key, and a weight for each side: the sums of the documents read there, 0 for none."""
+    """display_id, side (its place in _SIDES), key, weight: the sums of the documents read there.
+
+    Millions of them are held at once, so they are narrow: whole numbers below 2^53, as float64, add up exactly.
+    """
     pages = inputs.impressions.filter(inputs.impressions.first & inputs.impressions.document_id.notnull())
-    pages = pages.select("display_id", "document_id", side=ibis.literal("page"))
+    pages = pages.select("display_id", "document_id", side=ibis.literal(0, "int8"))
     views = inputs.views
-    views = views.select("display_id", "document_id", side=ibis.ifelse(views.delay < 0, "user", "later"))
+    views = views.select("display_id", "document_id", side=ibis.ifelse(views.delay < 0, 1, 2).cast("int8"))
     read = pages.union(views).inner_join(vectors, "document_id")
-    sums = {side: read.weight.sum(where=read.side == side).fill_null(0).cast("int64") for side in _SIDES}
-    return read.group_by(["display_id", "label", "key"]).aggregate(**sums)
+    return read.group_by(["display_id", "side", "key"]).aggregate(weight=read.weight.cast("float64").sum())
 
 
 def _products(impressions: ir.Table, vectors: ir.Table, profiles: ir.Table) -> ir.Table:
     """row -> SIDE_LABEL_product: the scalar products of the ad's vector and each side's, null without a common key."""
     ads = impressions.select("row", "display_id", document_id="ad_document_id")
-    ads = ads.inner_join(vectors, "document_id").select("row", "display_id", "key", "weight")
+    ads = ads.inner_join(vectors, "document_id").select("row", "display_id", "key", own="weight")
     both = ads.inner_join(profiles, ["display_id", "key"])
-    return both.group_by("row").aggregate(
+    return _by(both.mutate(value=both.own * both.weight), "row", "product")
+
+
+def _by(table: ir.Table, by: str, name: str) -> ir.Table:
+    """by -> SIDE_LABEL_NAME: the sums of `value` for each side and label, null without any."""
+    sums = table.mutate(label=(table.key % len(LABELS)).cast("int8"))
+    sums = sums.group_by([by, "side", "label"]).aggregate(value=sums.value.sum())
+    sides = list(_SIDES)
+    return sums.group_by(by).aggregate(
         **{
-            f"{side}_{label}_product": (both.weight * both[side])
-            .sum(where=both.label == LABELS.index(label))
-            .cast("float64")
+            f"{side}_{label}_{name}": sums.value.max(
+                where=(sums.side == sides.index(side)) & (sums.label == LABELS.index(label))
+            )
             for side, label in _PAIRS
         }
     )
 
 
-def _squared(vectors: ir.Table, weight: str, label: Label) -> ir.Value:
-    """The squared length of a vector, in whole units; null or 0 if it has no such label."""
-    return (vectors[weight] * vectors[weight]).sum(where=vectors.label == LABELS.index(label)).cast("float64")
+def _squared(vectors: ir.Table, label: Label) -> ir.Value:
+    """The squared length of a vector, in whole units; null if it has no such label."""
+    return (vectors.weight * vectors.weight).sum(where=vectors.label == LABELS.index(label)).cast("float64")
 
 
 def _cosine(table: ir.Table, side: str, label: Label) -> ir.Value:
