@@ -62,14 +62,15 @@ class DuckDBEngine(Engine):
     def _keep(self, expression: ir.Table) -> ir.Table:
         return self.ibis.create_table(ibis.util.gen_name("once"), expression, temp=True)
 
-    def ranges(self, path: Path, column: str, rows: int = RANGE_ROWS) -> Iterator[ir.Table]:
-        """Cut a Parquet file, sorted by an integer column, into tables of about `rows` rows; equal values stay joined.
+    def ranges(self, path: Path, column: str, rows: int = RANGE_ROWS, *, shorter: int = 1) -> Iterator[ir.Table]:
+        """Cut a Parquet file, sorted by an integer column, into tables of about `rows` rows, or `shorter` times fewer;
+        equal values stay joined.
 
         The borders come from the statistics of the file's row groups, so nothing is read for them. At least one table
         comes, if only an empty one.
         """
         table = self.table(path)
-        borders = _borders(path, column, rows)
+        borders = _borders(path, column, rows // shorter)
         for low, high in zip([None, *borders], [*borders, None], strict=True):
             part = table if low is None else table.filter(table[column] >= low)
             yield part if high is None else part.filter(part[column] < high)

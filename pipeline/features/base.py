@@ -105,13 +105,15 @@ class Group:
     """A feature group, computed by one of two.
 
     scope: of all columns that name none of their own. build: an expression with `row`, `first` and the declared
-    columns, one row for each of `inputs.impressions`. learner: see Learner.
+    columns, one row for each of `inputs.impressions`. learner: see Learner. shorter: how many times shorter than usual
+    the ranges are for which it is built, since it holds so much more of each row.
     """
 
     scope: Scope
     columns: tuple[Column, ...]
     build: Callable[[Inputs], ir.Table] | None = None
     learner: Learner | None = None
+    shorter: int = 1
 
     def __post_init__(self) -> None:
         scoped = tuple(replace(column, scope=column.scope or self.scope) for column in self.columns)
@@ -184,7 +186,8 @@ def _by_ranges(
 
     def write(part: Part, path: Path) -> None:
         build = _columns(engine, group, replace(inputs, part=part, views=engine.table(views / f"{part}.parquet")))
-        engine.write_by_ranges(split / f"{part}.parquet", "display_id", build, path, order_by=("row",))
+        impressions = split / f"{part}.parquet"
+        engine.write_by_ranges(impressions, "display_id", build, path, order_by=("row",), shorter=group.shorter)
 
     return write
 

@@ -100,4 +100,5 @@ GROUP = Group(
         ),
     ),
     build=build,
+    shorter=2,  # ten lists in each row
 )
