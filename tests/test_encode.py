@@ -18,7 +18,7 @@ import pytest
 from pipeline.core.config import parse
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.errors import ParameterError
-from pipeline.encode import EncodeConfig, encode_split, reading, vocabulary
+from pipeline.encode import EncodeConfig, columns, encode_split, reading, vocabulary
 from pipeline.schemas.encoded import Encoded, code_type
 from pipeline.schemas.features import MULTI_TYPE, Column, read_columns, write_columns
 from pipeline.schemas.impressions import COLD, PARTS
@@ -384,6 +384,23 @@ def test_more_buckets_than_8_bits_hold(make: Make) -> None:
     expected = 1 + np.searchsorted(edges, np.array(values, np.float32), side="right")
     assert codes(encoded, "history", "x_bucket") == expected.tolist()
     assert codes(encoded, "target", "x_bucket") == [*expected.tolist(), 0]
+
+
+def test_moments_and_quantiles_of_every_tenth_row(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "_SAMPLE", 100)
+    monkeypatch.setattr(reading, "CHUNK", 37)
+    values = np.random.default_rng(0).normal(size=991).astype(np.float32)
+    values[::20] = np.nan
+    given = [None if np.isnan(value) else float(value) for value in values]
+    kinds = [column("x", "numeric"), column("y", "numeric", "display")]
+    encoded = make(kinds, {"x": given, "y": given}, {"x": [0.0], "y": [0.0]}, ([1] * 991, [1]), EncodeConfig(buckets=4))
+    known = values[::10][~np.isnan(values[::10])].astype(np.float64)
+    edges = np.quantile(known, [0.25, 0.5, 0.75]).astype(np.float32)
+    expected = np.where(np.isnan(values), 0, 1 + np.searchsorted(edges, values, side="right"))
+    for name in ("x", "y"):
+        assert encoded.fields[name].mean == pytest.approx(known.mean())
+        assert encoded.fields[name].scale == pytest.approx(known.std())
+        assert codes(encoded, "history", f"{name}_bucket") == expected.tolist()
 
 
 @pytest.mark.parametrize("value", [3.0, None])

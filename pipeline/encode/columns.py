@@ -15,7 +15,7 @@ from pipeline.encode.reading import read_chunks, to_numpy
 from pipeline.encode.vocabulary import Codes
 from pipeline.schemas.encoded import Field, code_type
 
-_QUANTILE_ROWS = 1_000_000
+_SAMPLE = 1 << 18  # rows of history: they tell the share of values below a quantile to a thousandth
 
 
 class Writer(Protocol):
@@ -73,7 +73,7 @@ class Sample:
     """Every so many rows of a numeric column: enough to tell its moments and quantiles."""
 
     def __init__(self, rows: int) -> None:
-        self._step = max(1, rows // _QUANTILE_ROWS)
+        self._step = max(1, -(-rows // _SAMPLE))
         self._pieces: list[NDArray[np.float32]] = []
 
     def add(self, position: int, column: pa.Array) -> None:

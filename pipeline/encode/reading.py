@@ -11,11 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.core.engine import ROW_GROUP
 from pipeline.core.progress import bar
 from pipeline.schemas.encoded import open_array
 
-CHUNK = ROW_GROUP  # rows that are held at once
+CHUNK = 1 << 16  # rows that are held at once
 
 
 def read_rows(path: Path, columns: Sequence[str], rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
