@@ -1,0 +1,134 @@
+"""The stages tune and blend, killed from outside at any moment: the next run ends like an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from pipeline.schemas.encoded import Encoded
+from pipeline.schemas.predictions import write_predictions
+from pipeline.stages import blend as blend_stage
+from pipeline.stages import tune as tune_stage
+from tests.synthetic import write_mixed
+
+REPOSITORY = Path(__file__).parents[1]
+TRIALS = 5
+PARAMS: dict[str, Any] = {
+    "models": {"trees": {"kind": "lightgbm", "rounds": 8, "evaluate_every": 2}},
+    "tuning": {"trials": TRIALS, "displays": 100, "seed": 3},
+    "blend": {"members": ["one", "two"], "folds": 3},
+    "runtime": {"threads": 1, "device": "cpu", "temp_directory": "temporary"},
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
+    return write_mixed(tmp_path_factory.mktemp("killed") / "encoded", displays=200)
+
+
+def workspace(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS), encoding="utf-8")
+    return folder
+
+
+def started(stage: str, arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """The stage as DVC runs it, but slower, so that a kill may fall anywhere in it."""
+    code = f"""
+import sys, time
+import lightgbm as lgb
+from pipeline.stages import command, {stage}
+from pipeline.core import files
+update, replace = lgb.Booster.update, files.Path.replace
+def slow_update(self, **options):
+    time.sleep(0.05)
+    return update(self, **options)
+def slow_replace(self, target):  # a file that is whole, but not yet in its place
+    time.sleep(0.05)
+    return replace(self, target)
+files.Path.replace = slow_replace
+if sys.argv[1].endswith("tune"):
+    lgb.Booster.update = slow_update
+command.run({stage}.main, sys.argv[2:])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen([sys.executable, "-c", code, stage, *arguments], cwd=folder, env=environment)
+
+
+def kill_at(process: subprocess.Popen[bytes], begun: Callable[[], bool], delay: float) -> bool:
+    """Kill some time after it has `begun`; whether it still ran."""
+    until = time.monotonic() + 60
+    while not begun() and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
+
+
+def trials(journal: Path) -> list[tuple[Any, ...]]:
+    """What was tried and what came of it, but for the trials that a kill cut off."""
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    (summary,) = optuna.get_all_study_summaries(storage)
+    found = optuna.load_study(study_name=summary.study_name, storage=storage).get_trials()
+    return [(t.state, t.params, t.value, t.intermediate_values) for t in found if t.state != TrialState.FAIL]
+
+
+def test_tune(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two kills: no trial is lost, none is doubled, and the winner's file has the same bytes."""
+    command = [f"--encoded={world.folder}", "--model=trees", "--study=study", "--out=tuned.yaml"]
+    killed, undisturbed = workspace(tmp_path / "killed"), workspace(tmp_path / "undisturbed")
+    kills, journal = 0, killed / "study"
+    for delay in np.random.default_rng().uniform(0, 0.8, 2):
+        size = journal.stat().st_size if journal.exists() else 0
+        kills += kill_at(
+            started("tune", command, killed),
+            lambda size=size: journal.exists() and journal.stat().st_size > size,
+            float(delay),
+        )
+    assert kills == 2
+    for folder in (killed, undisturbed):
+        monkeypatch.chdir(folder)
+        tune_stage.main(command)
+    assert len(trials(undisturbed / "study")) == TRIALS + 1
+    assert trials(killed / "study") == trials(undisturbed / "study")
+    assert (killed / "tuned.yaml").read_bytes() == (undisturbed / "tuned.yaml").read_bytes()
+
+
+def test_blend(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps no state: whatever a kill leaves behind, the next run writes the same files, and no others."""
+    target, random = world.part("target"), np.random.default_rng(5)
+    for member in PARAMS["blend"]["members"]:
+        score = random.normal(size=target.rows) + np.asarray(target.array("clicked"))
+        write_predictions(tmp_path / f"{member}.parquet", target, score.astype(np.float32))
+    command = [f"--{split}={world.folder}" for split in ("validation", "submission")]
+    command += [f"--{split}-predictions={tmp_path}" for split in ("validation", "submission")]
+    command += ["--out=blend", "--metrics=metrics.json", "--slices=slices.json"]
+    undisturbed = workspace(tmp_path / "undisturbed")
+    monkeypatch.chdir(undisturbed)
+    blend_stage.main(command)
+    for number, output in enumerate(["blend/.validation.parquet.partial", ".metrics.json.partial"]):
+        killed = workspace(tmp_path / f"killed{number}")
+        assert kill_at(started("blend", command, killed), (killed / output).exists, 0.0)
+        assert not (killed / "slices.json").exists()
+        monkeypatch.chdir(killed)
+        blend_stage.main(command)
+        assert files(killed) == files(undisturbed)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
