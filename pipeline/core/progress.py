@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.core import processes
+
 log = logging.getLogger("pipeline")
 
 
@@ -19,7 +21,7 @@ def bar(total: float | None, description: str, unit: str = "row", **options: Any
         unit=unit,
         unit_scale=True,
         file=sys.stderr,
-        disable=not sys.stderr.isatty(),
+        disable=not sys.stderr.isatty() or processes.rank() > 0,
         mininterval=0.5,
         leave=False,
         dynamic_ncols=True,

@@ -15,14 +15,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.nn import activations, batches, functions, gathering, kernels, layers, losses, rows, steps, training
+from pipeline.nn import (
+    activations,
+    batches,
+    exchange,
+    functions,
+    gathering,
+    kernels,
+    layers,
+    losses,
+    rows,
+    steps,
+    training,
+)
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.training import Network, NetworkTrainer, TrainingConfig, device_of, predict
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 from pipeline.schemas.fitting import FitOptions, Fitted
 
 #: What decides the outcome of a training, beside the module of the network itself.
-_MODULES = activations, batches, functions, gathering, kernels, layers, losses, rows, steps, training
+_MODULES = activations, batches, exchange, functions, gathering, kernels, layers, losses, rows, steps, training
 
 
 class NetworkModel:

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.nn import kernels
+from pipeline.core import processes
+from pipeline.nn import exchange, kernels
 from pipeline.nn.batches import Side
 from pipeline.nn.functions import array, has_kernels
 from pipeline.nn.layers import FieldEmbedding, Read
@@ -52,14 +53,28 @@ class RowOptimizer:
     def step(self, gradients: Sequence[Gradient], decay: float) -> None:
         """decay: the loss has, for each value read, decay / 2 times its square beside what the gradients are of."""
         self.steps += 1
-        if not has_kernels(self.weight):
+        if processes.count() > 1:
+            ids, sums = exchange.gather_rows(*self._add_up(gradients, decay))
+            if has_kernels(self.weight):
+                self._apply(array(ids), array(sums))
+            else:
+                self._apply_by_torch(ids, sums)
+        elif has_kernels(self.weight):
+            arrays = [_Arrays(gradient) for gradient in gradients]
+            self.threads.run([partial(self._step, share, arrays, decay) for share in self._shares])
+        else:
             self._apply_by_torch(*add_up(gradients, decay))
-            return
-        arrays = [_Arrays(gradient) for gradient in gradients]
-        self.threads.run([partial(self._step, share, arrays, decay) for share in self._shares])
+
+    def _add_up(self, gradients: Sequence[Gradient], decay: float) -> tuple[Tensor, Tensor]:
+        """As the function of this name, of the pieces of this process, which may be none."""
+        if gradients:
+            return add_up(gradients, decay)
+        return torch.zeros(0, dtype=torch.int64, device=self.weight.device), self.weight.detach()[:0]
 
     def _step(self, share: _Share, gradients: Sequence[_Arrays], decay: float) -> None:
-        ids, sums = share.add_up(gradients, decay, self._slot)
+        self._apply(*share.add_up(gradients, decay, self._slot))
+
+    def _apply(self, ids: NDArray[Any], sums: NDArray[Any]) -> None:
         table = array(self.weight)
         number = table.dtype.type
         lanes = (0,) * table.shape[1]

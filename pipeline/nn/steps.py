@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.core import processes
+from pipeline.nn import exchange
 from pipeline.nn.batches import Batch
 from pipeline.nn.layers import FieldEmbedding, random_numbers
 from pipeline.nn.losses import LOSSES, share
@@ -15,6 +17,7 @@ from pipeline.nn.rows import Gradient, Kind, RowOptimizer
 from pipeline.nn.threads import Threads
 
 _Gradients = tuple[Tensor, list[Tensor | None], list[Gradient]]
+_Dense = tuple[Tensor, list[Tensor | None]]
 
 
 class Optimizer:
@@ -39,17 +42,32 @@ class Optimizer:
         """Learn from one batch and return its loss; `seed` decides what is drawn at random."""
         self.network.train()
         pieces = batch.pieces() if batch.starts.is_cpu else [batch]
-        found = self.threads.run(
-            [partial(self._gradients, piece, batch, seed * 1000 + i) for i, piece in enumerate(pieces)]
-        )
-        for parameter, *gradients in zip(self.dense, *(dense for _, dense, _ in found), strict=True):
+        own = range(processes.rank(), len(pieces), processes.count())
+        found = self.threads.run([partial(self._gradients, pieces[i], batch, seed * 1000 + i) for i in own])
+        of_pieces = [(loss, dense) for loss, dense, _ in found]
+        if processes.count() > 1:
+            of_pieces = self._of_all_processes(of_pieces, own, len(pieces))
+        for parameter, *gradients in zip(self.dense, *(dense for _, dense in of_pieces), strict=True):
             used = [gradient for gradient in gradients if gradient is not None]
             parameter.grad = reduce(torch.add, used) if used else None
         self.adam.step()
         for table, optimizer in self.rows.items():
-            own = [gradient for _, _, rows in found for gradient in rows if gradient.read.table is table]
-            optimizer.step(own, decay=2 * self.l2 / batch.displays)
-        return float(sum(loss for loss, _, _ in found))
+            of_table = [gradient for _, _, rows in found for gradient in rows if gradient.read.table is table]
+            optimizer.step(of_table, decay=2 * self.l2 / batch.displays)
+        return float(sum(loss for loss, _ in of_pieces))
+
+    def _of_all_processes(self, found: list[_Dense], own: range, count: int) -> list[_Dense]:
+        """Losses and dense gradients of all pieces in their order, from those of this process."""
+        sizes = [parameter.numel() for parameter in self.dense]
+        device = next(self.network.parameters()).device
+        flat = torch.zeros(count, 1 + sum(sizes), device=device)
+        for i, (loss, dense) in zip(own, found, strict=True):
+            of = [p.new_zeros(p.numel()) if g is None else g.flatten() for p, g in zip(self.dense, dense, strict=True)]
+            flat[i] = torch.cat([loss.reshape(1), *of])
+        return [
+            (row[0], [g.view_as(p) for p, g in zip(self.dense, row[1:].split(sizes), strict=True)])
+            for row in exchange.add(flat)
+        ]
 
     def _gradients(self, piece: Batch, whole: Batch, seed: int) -> _Gradients:
         """The piece's part of the batch's loss, and its gradients."""

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -15,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.core import processes
 from pipeline.core.config import check
 from pipeline.core.errors import InputError
 from pipeline.core.files import atomic_path
 from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.metrics import map12
+from pipeline.nn import exchange
 from pipeline.nn.batches import Batch, Inputs, Reader
 from pipeline.nn.layers import FieldEmbedding, Linear
 from pipeline.nn.rows import Kind
@@ -188,7 +191,7 @@ class NetworkTrainer:
                         self._evaluate(target, report)
                         shown.set_postfix(map12=f"{state.curve[-1]['map12']:.4f}")
                     late = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
-                    if checkpoint is not None and (evaluate or late):
+                    if checkpoint is not None and (evaluate or late) and not processes.rank():
                         self._save(checkpoint)
                         saved = time.monotonic()
                     if state.done or state.epoch * self.batches + state.step >= total:
@@ -209,7 +212,7 @@ class NetworkTrainer:
 
     def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
         state = self.progress
-        score = predict(self.network, self.inputs, target, self.config, self.device, self.cores)
+        score = predict(self.network, self.inputs, target, self.config, self.device, self.cores, True)
         value = map12(score, labels_of(target))
         length = state.epoch + state.step / self.batches
         state.curve.append({"step": length, "loss": state.loss / max(1, state.losses), "map12": value})
@@ -258,11 +261,15 @@ def predict(
     config: TrainingConfig,
     device: torch.device,
     cores: int,
+    shared: bool = False,
 ) -> NDArray[np.float32]:
-    """A network's scores (N,) as logits of a click: a listwise network's are turned into them within each display."""
+    """A network's scores (N,) as logits of a click: a listwise network's are turned into them within each display.
+
+    shared: all processes of a fit call this; each scores some batches, and all get all scores.
+    """
     if isinstance(network, nn.Module):
         network.eval()
-    score = np.empty(part.rows, dtype=np.float32)
+    score = np.zeros(part.rows, dtype=np.float32)
 
     def fill(rows: slice, batch: Batch) -> None:
         with torch.inference_mode():
@@ -270,6 +277,9 @@ def predict(
 
     with bar(part.rows, "predicting") as shown, Threads(cores) as threads:
         batches = Reader(part, inputs, max(1024, config.batch_displays)).in_order()
-        for rows, _ in threads.each(fill, batches):
+        own = islice(batches, processes.rank(), None, processes.count()) if shared else batches
+        for rows, _ in threads.each(fill, own):
             shown.update(rows.stop - rows.start)
+    if shared:
+        score = exchange.add(torch.from_numpy(score)).numpy()
     return within_display_logits(score, part.offsets) if config.loss == "listwise" else score

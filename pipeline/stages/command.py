@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.core import processes
 from pipeline.core.errors import UserError
 
 
@@ -32,7 +33,7 @@ def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -
     # rows. It is read when torch or LightGBM is loaded, which no stage does before its main.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("pipeline").setLevel(logging.INFO)
+    logging.getLogger("pipeline").setLevel(logging.WARNING if processes.rank() else logging.INFO)
     try:
         main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:

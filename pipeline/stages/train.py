@@ -1,13 +1,15 @@
 """Fit a model on one split, score the split's target, and measure the scores where the labels are known.
 
 Without --like training stops early, by MAP@12 of the target; with it, it goes on for as long as that model was trained.
-Where runtime.machines names several, each of them runs this command with its own --rank.
+Where runtime.machines names several, each of them runs this command with its own --rank. Networks train in several
+processes by `torchrun --nproc-per-node 2 -m pipeline.stages.train ...`, which tells each of them its own.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.core import processes
 from pipeline.core.config import check
 from pipeline.core.files import read_json, write_json
 from pipeline.core.runtime import runtime
@@ -44,12 +46,14 @@ def main(arguments: list[str]) -> None:
     check(
         kind.distributed or not options.rank, f"--rank {options.rank}: machine 0 alone fits models of kind {kind.name}"
     )
+    check(processes.count() == 1 or not kind.distributed, f"torchrun: {kind.name} asks for runtime.machines instead")
     encoded = Encoded(options.encoded)
+    rank = options.rank if kind.distributed and len(machine.machines) > 1 else None
     fit = FitOptions(
         runtime=machine,
         length=trained_length(options.like) if options.like else None,
         checkpoint=options.checkpoint,
-        rank=options.rank if kind.distributed and len(machine.machines) > 1 else None,
+        rank=rank if processes.count() == 1 else processes.rank(),
     )
     seeds = seeds_of(options.params, options.model)
     score = train(kind, config, encoded, fit, options.out, options.predictions, seeds)
