@@ -209,6 +209,33 @@ def _activate_gradient(gradient: Tensor, layer: _Layer, between: Between) -> Non
         activations.normalize_gradient(g, array(layer.normed), between.norm == "layer", array(layer.scales))
 
 
+def normalize(x: Tensor, centred: bool, epsilon: float) -> Tensor:
+    """activations.normalize over the last dimension, as a step of autograd; on a CPU."""
+    out: Tensor = _Normalize.apply(x, centred, epsilon)
+    return out
+
+
+class _Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, centred: bool, epsilon: float) -> Tensor:
+        y = x.detach().clone(memory_format=torch.contiguous_format)
+        flat = array(y).reshape(-1, x.shape[-1])
+        scales = np.empty(len(flat), flat.dtype)
+        activations.normalize(flat, centred, flat.dtype.type(epsilon), scales)
+        ctx.save_for_backward(y)
+        ctx.centred, ctx.scales = centred, scales
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (y,) = ctx.saved_tensors
+        g = gradient.clone(memory_format=torch.contiguous_format)
+        shape = -1, y.shape[-1]
+        activations.normalize_gradient(array(g).reshape(shape), array(y).reshape(shape), ctx.centred, ctx.scales)
+        return g, None, None
+
+
 def random_bits(like: Tensor, seed: int) -> Tensor:
     """The 32 bits that activations.rectify draws for each number of a tensor, by torch's operations. int64"""
     low = (1 << 32) - 1

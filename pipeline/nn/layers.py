@@ -215,6 +215,8 @@ def input_sizes(inputs: Inputs, size: int) -> tuple[int, int]:
 
 def variance_only(x: Tensor) -> Tensor:
     """LayerNorm without its mean, gain and bias: x / sqrt(var + eps) over the last dimension (Wang et al. 2020)."""
+    if functions.has_kernels(x):
+        return functions.normalize(x, False, NORM_EPSILON)
     variance = (x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)
     return x * torch.rsqrt(variance + NORM_EPSILON)
 
@@ -252,7 +254,7 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         for i, size in enumerate(hidden):
             layers.append(nn.Linear(hidden[i - 1], size) if i else Shared(inputs, size))
-            layers += [Norm(norm)] * (norm != "none") + [nn.ReLU(inplace=True), Dropout(dropout)]
+            layers += [Norm(norm)] * (norm != "none") + [nn.ReLU(), Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1, bias=False)) if hidden else None
 
     def weights(self) -> list[Tensor]:
