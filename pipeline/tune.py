@@ -196,6 +196,7 @@ def sample(encoded: Encoded, displays: int, seed: int, out: Path) -> Encoded:
     if total <= displays:
         return encoded
     description = read_json(encoded.folder / "fields.json")
+    description |= {"fields": [asdict(field) for field in encoded.fields.values()], "digest": encoded.digest}
     random = np.random.default_rng(seed)
     for name, part in parts.items():
         count = max(1, round(part.displays * displays / total))

@@ -29,6 +29,7 @@ LAYERS = (
     {"report_page"},
     {
         "training",
+        "out_of_fold",
         "tune",
         "blending",
         "submission",

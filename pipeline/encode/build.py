@@ -65,16 +65,16 @@ def encode_split(
     leaks: bool = True,
 ) -> None:
     """Write data/encoded/SPLIT into the folder `out`, whole or not at all; columns of scope `future` if `leaks`."""
-    columns = {
-        group: tuple(c for c in read_columns(features / group) if leaks or c.scope != "future") for group in groups
-    }
+    declared = {group: read_columns(features / group) for group in groups}
+    columns = {g: tuple(c for c in found if leaks or c.scope != "future") for g, found in declared.items()}
+    hidden = [c.name for g, found in declared.items() for c in found if c not in columns[g]]
     with atomic_path(out) as partial, ThreadPoolExecutor(engine.runtime.cores) as threads:
         for folder in ("vocabulary", *(f"{part}/fields" for part in PARTS)):
             (partial / folder).mkdir(parents=True)
         arrays = Arrays(partial)
         counts = {part: write_labels(engine, split / f"{part}.parquet", part, arrays) for part in PARTS}
         arrays.complete()
-        parts = {part: EncodedPart(partial / part, **counts[part]) for part in PARTS}
+        parts = {part: EncodedPart(partial / part, counts[part]["rows"], counts[part]["displays"]) for part in PARTS}
         fields: list[Field] = []
         for group in groups:
             encoder = _GroupEncoder(engine, features / group, group, columns[group], config, arrays, parts, threads)
@@ -82,7 +82,7 @@ def encode_split(
         duplicates = {f.name for f in fields if [g.name for g in fields].count(f.name) > 1}
         if duplicates:
             raise ValueError(f"fields {sorted(duplicates)} are declared by more than one group")
-        write_fields(partial, fields, counts, arrays.digest())
+        write_fields(partial, fields, counts, arrays.digest(), hidden)
     log.info("%d fields, %d codes", len(fields), sum(f.size for f in fields))
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.config import check
 from pipeline.core.errors import ParameterError
+from pipeline.core.progress import log
 from pipeline.factorization import filling
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 
@@ -104,14 +105,22 @@ def readable(encoded: Encoded, fields: Sequence[Field]) -> list[Field]:
     return list(chosen.values())
 
 
-def pair(encoded: Encoded, text: str) -> tuple[Field, Field]:
-    """The fields that a cross such as `viewed x ad_id` names."""
+def pairs(encoded: Encoded, texts: Sequence[str]) -> list[tuple[Field, Field]]:
+    """The fields that crosses such as `viewed x ad_id` name, without those of which `leaks: false` hides one."""
+    named = [_pair(encoded, text) for text in texts]
+    return [both for both in named if both is not None]
+
+
+def _pair(encoded: Encoded, text: str) -> tuple[Field, Field] | None:
     names = [name.strip() for name in text.split(" x ")]
     if len(names) != 2:
         raise ParameterError(f"crosses: expected two fields, such as `platform x ad_id`, found {text!r}")
     for name in names:
-        if name not in encoded.fields:
+        if name not in encoded.fields and name not in encoded.hidden:
             raise ParameterError(f"crosses: {name} not encoded; there are {', '.join(sorted(encoded.fields))}")
+    if encoded.hidden.intersection(names):
+        log.info("crosses: %s is left out, since it knows of the future", text)
+        return None
     first, second = readable(encoded, [encoded.fields[names[0]]]) + readable(encoded, [encoded.fields[names[1]]])
     return first, second
 
@@ -122,10 +131,10 @@ _List = tuple[NDArray[np.int64] | None, NDArray[np.int32], NDArray[np.float32] |
 
 
 class Reader:
-    """Reads a part's fields."""
+    """Reads a part's fields. left_out: (D,) bool, displays that `shuffled` must not give; None for none."""
 
-    def __init__(self, part: EncodedPart, inputs: Inputs) -> None:
-        self.part, self.inputs = part, inputs
+    def __init__(self, part: EncodedPart, inputs: Inputs, left_out: NDArray[np.bool_] | None = None) -> None:
+        self.part, self.inputs, self.left_out = part, inputs, left_out
         self._blocks = -(-part.displays // BLOCK)
         self._labels = np.asarray(part.array("clicked")) if part.labelled else None
 
@@ -144,11 +153,14 @@ class Reader:
             else:
                 jobs.append((buffer, order_seed, skip))
                 skip = 0
-        loads = [lambda buffer=buffer: self._load([self._range(int(b)) for b in buffer]) for buffer, _, _ in jobs]
-        for (_, order_seed, first), displays in zip(jobs, _ahead(loads), strict=True):
+        ranges = [[self._range(int(b)) for b in buffer] for buffer, _, _ in jobs]
+        loads = [lambda chosen=chosen: self._load(chosen) for chosen in ranges]
+        for (_, order_seed, first), chosen, displays in zip(jobs, ranges, _ahead(loads), strict=True):
             order = np.random.default_rng(order_seed).permutation(len(displays.offsets) - 1)
-            for start in range(first * STEP, len(order), STEP):
-                yield displays, order[start : start + STEP]
+            kept = None if self.left_out is None else ~_taken(self.left_out, chosen)
+            for start in range(first * STEP, len(order), STEP):  # as many steps, whatever is left out
+                step = order[start : start + STEP]
+                yield displays, step if kept is None else step[kept[step]]
 
     def in_order(self) -> Iterator[tuple[slice, Displays]]:
         """All displays in their order, block by block, each with the rows that it holds."""

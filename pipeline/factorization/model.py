@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +37,8 @@ class FactorizationModel:
     crosses: the pairs of fields that the config asks to cross, and how many bits they are hashed into.
     """
 
+    leaves_out = True  # FitOptions.left_out
+
     def __init__(
         self,
         make: Callable[[Inputs, Any, EncodedPart | None], Learner],
@@ -56,8 +59,8 @@ class FactorizationModel:
         self.learner = self.make(inputs, config, history)
         checkpoint = options.checkpoint
         if checkpoint is not None:
-            checkpoint = checkpoint / self._fingerprint(encoded, options.length)
-        trainer = Trainer(self.learner, inputs, config, options.runtime, history)
+            checkpoint = checkpoint / self._fingerprint(encoded, options)
+        trainer = Trainer(self.learner, inputs, config, options.runtime, history, options.left_out)
         target = encoded.part("target") if options.length is None else None
         progress = trainer.fit(target, options.length, checkpoint, options.report)
         length = progress.best_length if options.length is None else options.length
@@ -87,10 +90,9 @@ class FactorizationModel:
     def _inputs(self) -> Inputs:
         return Inputs(self.fields, self.config.hash_bits, self.crossed, self.cross_bits)
 
-    def _fingerprint(self, encoded: Encoded, length: float | None) -> str:
+    def _fingerprint(self, encoded: Encoded, options: FitOptions) -> str:
         """Changes with the data, the config and the code, so that a run never goes on from what no longer fits."""
-        text = [
-            repr((self.config, length, encoded.digest, [f.name for f in self.fields], digest(Path(__file__).parent)))
-        ]
-        text.append(inspect.getsource(sys.modules[self.make.__module__]))
-        return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
+        left_out = b"" if options.left_out is None else np.packbits(options.left_out).tobytes()
+        what = self.config, options.length, encoded.digest, [f.name for f in self.fields], zlib.crc32(left_out)
+        own = inspect.getsource(sys.modules[self.make.__module__])
+        return hashlib.sha256(f"{what}\n{digest(Path(__file__).parent)}\n{own}".encode()).hexdigest()[:16]

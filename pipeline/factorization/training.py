@@ -112,10 +112,11 @@ class Trainer:
         config: FactorizationConfig,
         runtime: RuntimeConfig,
         history: EncodedPart,
+        left_out: NDArray[np.bool_] | None = None,
     ) -> None:
         self.learner, self.inputs, self.config = learner, inputs, config
         self.threads = runtime.cores if config.hogwild else 1
-        self.reader = Reader(history, inputs)
+        self.reader = Reader(history, inputs, left_out)
         self.steps = self.reader.steps_an_epoch()
         if not self.steps:
             raise InputError(f"{history.folder}: expected displays to learn from, found none")

@@ -46,7 +46,10 @@ SearchSpace = dict[str, Uniform | Choice]
 
 
 class Model(Protocol):
-    """`build` only stores the config; `fit` learns from history; `predict` gives a logit for every impression."""
+    """`build` only stores the config; `fit` learns from history; `predict` gives a logit for every impression.
+
+    A model that heeds FitOptions.left_out has `leaves_out = True`.
+    """
 
     def fit(self, encoded: Encoded, options: FitOptions) -> Fitted: ...
 

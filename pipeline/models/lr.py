@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.config import check
 from pipeline.factorization import ftrl
-from pipeline.factorization.displays import Displays, Inputs, pair
+from pipeline.factorization.displays import Displays, Inputs, pairs
 from pipeline.factorization.model import FactorizationModel
 from pipeline.factorization.training import Arrays, FactorizationConfig
 from pipeline.models.base import Model, SearchSpace, Uniform
@@ -86,6 +86,6 @@ def build(config: Config) -> Model:
     return FactorizationModel(
         LogisticRegression,
         config,
-        crosses=lambda encoded: [pair(encoded, text) for text in config.crosses],
+        crosses=lambda encoded: pairs(encoded, config.crosses),
         cross_bits=config.cross_bits,
     )

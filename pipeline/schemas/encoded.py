@@ -23,6 +23,7 @@ a model's table holds no row for a field that it does not read.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -32,8 +33,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import ParameterError
-from pipeline.core.files import read_json, write_json
+from pipeline.core.errors import InputError, ParameterError
+from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.schemas.features import Scope
 from pipeline.schemas.impressions import Part
 
@@ -71,11 +72,11 @@ HEADER = 128  # bytes before the values of a .npy file
 class EncodedPart:
     """One part of a split: arrays by name, opened when they are first read.
 
-    rows: N. displays: D.
+    rows: N. displays: D. elsewhere: fields that do not lie in the folder, and the file of each.
     """
 
-    def __init__(self, folder: Path, rows: int, displays: int) -> None:
-        self.folder, self.rows, self.displays = folder, rows, displays
+    def __init__(self, folder: Path, rows: int, displays: int, elsewhere: Mapping[str, Path] | None = None) -> None:
+        self.folder, self.rows, self.displays, self._elsewhere = folder, rows, displays, elsewhere or {}
 
     def array(self, name: str) -> NDArray[Any]:
         """An id, a label or a flag: the memory-mapped array NAME.npy."""
@@ -83,7 +84,8 @@ class EncodedPart:
 
     def field(self, name: str, kind: str = "") -> NDArray[Any]:
         """A field's array as stored, by display or by row; kind: offsets, ids or weights of a multi-valued one."""
-        return open_array(self.folder / "fields" / f"{name}{kind and f'.{kind}'}.npy")
+        own = self.folder / "fields" / f"{name}{kind and f'.{kind}'}.npy"
+        return open_array(self._elsewhere.get(name, own))
 
     def values(self, field: Field, rows: NDArray[np.integer[Any]]) -> NDArray[Any]:
         """The values of a categorical or numeric field in some rows, whatever it is stored by. (R,) -> (R,)"""
@@ -99,7 +101,11 @@ class EncodedPart:
 
     @property
     def labelled(self) -> bool:
-        return (self.folder / "clicked.npy").exists()
+        return self.has("clicked")
+
+    def has(self, name: str) -> bool:
+        """Whether there is an array NAME.npy of that name."""
+        return (self.folder / f"{name}.npy").exists()
 
 
 def open_array(path: Path) -> NDArray[Any]:
@@ -108,17 +114,34 @@ def open_array(path: Path) -> NDArray[Any]:
 
 
 class Encoded:
-    """A split as the models see it."""
+    """A split as the models see it.
 
-    def __init__(self, folder: Path) -> None:
+    hidden: names of fields that `leaks: false` left out.
+    scores: a folder with scores of other models (see `write_scores`), each a field as any other.
+    """
+
+    def __init__(self, folder: Path, scores: Path | None = None) -> None:
         description = read_json(folder / "fields.json")
         self.folder = folder
         self.fields: dict[str, Field] = {f["name"]: Field(**f) for f in description["fields"]}
         self.digest: str = description["digest"]
+        self.hidden = frozenset(description.get("hidden", ()))
         self._counts: dict[str, dict[str, int]] = description["parts"]
+        self._scores: dict[str, Path] = {}
+        for path in sorted(scores.glob("*/field.json")) if scores else ():
+            self._add_score(path.parent)
+
+    def _add_score(self, folder: Path) -> None:
+        found = read_json(folder / "field.json")
+        if found["encoded"] != self.digest.split("-")[0]:
+            raise InputError(f"{folder}: scores of other data than {self.folder} holds; run its stage again")
+        field = Field(**found["field"])
+        self.fields[field.name], self._scores[field.name] = field, folder
+        self.digest += f"-{found['digest']}"
 
     def part(self, part: Part) -> EncodedPart:
-        return EncodedPart(self.folder / part, **self._counts[part])
+        elsewhere = {name: folder / f"{part}.npy" for name, folder in self._scores.items()}
+        return EncodedPart(self.folder / part, **self._counts[part], elsewhere=elsewhere)
 
     def select(self, groups: Sequence[str], names: Sequence[str], scopes: Sequence[Scope] = ()) -> list[Field]:
         """The fields of some feature groups and the named ones (all if both are empty), of some scopes (all if empty).
@@ -134,9 +157,29 @@ class Encoded:
         return [field for field in named if not scopes or field.scope in scopes]
 
 
-def write_fields(folder: Path, fields: Sequence[Field], parts: Mapping[Part, dict[str, int]], digest: str) -> None:
+def write_fields(
+    folder: Path,
+    fields: Sequence[Field],
+    parts: Mapping[Part, dict[str, int]],
+    digest: str,
+    hidden: Sequence[str] = (),
+) -> None:
     """digest: changes whenever the arrays' contents do, so that a checkpoint can tell whether it still fits."""
-    write_json(folder / "fields.json", {"fields": [asdict(f) for f in fields], "parts": parts, "digest": digest})
+    described = [asdict(field) for field in fields]
+    write_json(folder / "fields.json", {"fields": described, "parts": parts, "digest": digest, "hidden": list(hidden)})
+
+
+def write_scores(folder: Path, encoded: Encoded, field: Field, scores: Mapping[Part, NDArray[np.float32]]) -> None:
+    """Scores (N,) of both parts as a numeric field, whole or not at all: history.npy, target.npy and field.json."""
+    digest = 0
+    with atomic_path(folder) as partial:
+        partial.mkdir()
+        for part, score in scores.items():
+            np.save(partial / f"{part}.npy", score)
+            digest = zlib.crc32(np.ascontiguousarray(score).data, digest)
+        write_json(
+            partial / "field.json", {"field": asdict(field), "encoded": encoded.digest, "digest": f"{digest:08x}"}
+        )
 
 
 def fuse(fields: Sequence[Field]) -> tuple[NDArray[np.int32], int]:

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.core.runtime import RuntimeConfig
 
 
@@ -14,6 +17,7 @@ class FitOptions:
     """How to fit, as opposed to what.
 
     length: for how many epochs or rounds to train; None to stop early, by MAP@12 of the (labelled) target.
+    left_out: (D,) bool, the displays of history from which the model must not learn; None for none.
     checkpoint: a folder for what a killed run needs to go on; None for none. It is removed when the fit is done.
     rank: which of `runtime.machines` this process is, where they fit a model together; None: it fits alone.
     report: called with (step, MAP@12) at every evaluation; may raise to end the fit.
@@ -21,6 +25,7 @@ class FitOptions:
 
     runtime: RuntimeConfig
     length: float | None = None
+    left_out: NDArray[np.bool_] | None = None
     checkpoint: Path | None = None
     rank: int | None = None
     report: Callable[[int, float], None] = field(default=lambda step, score: None)

@@ -48,8 +48,9 @@ def read_scores(path: Path, part: EncodedPart) -> NDArray[np.float32]:
 
 
 def labels_of(part: EncodedPart) -> Labelled:
-    """The labels and slices of a labelled target."""
-    slices: dict[str, Any] = {name: np.asarray(part.array(name)) for name in ("future", *COLD)}
+    """The labels and slices of a labelled part; history has no cold displays."""
+    names = ("future", *(name for name in COLD if part.has(name)))
+    slices: dict[str, Any] = {name: np.asarray(part.array(name)) for name in names}
     return Labelled(
         clicked=part.array("clicked"),
         offsets=part.offsets,

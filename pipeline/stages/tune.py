@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline.core.config import section
 from pipeline.core.runtime import runtime
 from pipeline.models.base import model_config
@@ -18,10 +20,12 @@ def main(arguments: list[str]) -> None:
         out="YAML file of the winning parameters (output)",
     )
     command.add_argument("--model", required=True, help="name of the model under `models` in the parameters")
+    command.add_argument("--scores", type=Path, help="folder of out-of-fold scores, read as fields (input)")
     options = command.parse_args(arguments)
     kind, config = model_config(options.params, options.model)
     tuning = section(options.params, "tuning", TuningConfig)
-    tune(kind, config, Encoded(options.encoded), runtime(options.params), tuning, options.study, options.out)
+    encoded = Encoded(options.encoded, options.scores)
+    tune(kind, config, encoded, runtime(options.params), tuning, options.study, options.out)
 
 
 if __name__ == "__main__":

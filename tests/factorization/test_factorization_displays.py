@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.errors import ParameterError
 from pipeline.factorization import displays as module
-from pipeline.factorization.displays import Displays, Inputs, Reader, Side, pair, readable
+from pipeline.factorization.displays import Displays, Inputs, Reader, Side, pairs, readable
 from pipeline.schemas.encoded import Encoded, Field
 from tests.synthetic import MIXED, alike, mixed, write_encoded
 
@@ -86,7 +86,7 @@ def test_hashing(world: Encoded, bits: int) -> None:
 @pytest.mark.parametrize(("a", "b"), [("page", "ad"), ("entity", "topic"), ("entity", "page"), ("age", "ad")])
 def test_crosses(world: Encoded, a: str, b: str) -> None:
     """An id for each pair of values, the product of their weights; by display if both fields are."""
-    crossed = pair(world, f"{a} x {b}")
+    (crossed,) = pairs(world, [f"{a} x {b}"])
     plain, bits = Inputs([world.fields["topic"]]), 20
     inputs = Inputs([world.fields["topic"]], None, [crossed], bits)
     assert inputs.table_size == plain.table_size + (1 << bits)
@@ -108,9 +108,9 @@ def test_crosses(world: Encoded, a: str, b: str) -> None:
 
 def test_crosses_are_checked(world: Encoded) -> None:
     with pytest.raises(ParameterError, match=r"crosses: adx not encoded; there are ad, age"):
-        pair(world, "page x adx")
+        pairs(world, ["page x adx"])
     with pytest.raises(ParameterError, match=r"expected two fields, such as `platform x ad_id`, found 'page'"):
-        pair(world, "page")
+        pairs(world, ["page"])
 
 
 def test_numbers_give_way_to_their_twins(tmp_path: Path) -> None:

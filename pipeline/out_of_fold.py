@@ -1,0 +1,94 @@
+"""What a model thinks of each display of history that it has not learned from: a field for models that read scores.
+
+History's displays are cut into folds; each fold is scored by a fit on the others, the target by the model that learned
+from all of history. (Wolpert 1992, "Stacked generalization".)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import InputError, ParameterError
+from pipeline.core.files import atomic_path, remove
+from pipeline.core.progress import log
+from pipeline.metrics import DivergedError, map12, tie_hash
+from pipeline.models.base import Kind
+from pipeline.schemas.encoded import Encoded, Field, write_scores
+from pipeline.schemas.fitting import FitOptions
+from pipeline.schemas.predictions import labels_of, read_scores
+
+GROUP = "scores"  # of the fields
+
+
+def out_of_fold(
+    name: str,
+    kind: Kind,
+    config: Any,
+    encoded: Encoded,
+    options: FitOptions,
+    folds: int,
+    predictions: Path,
+    out: Path,
+) -> None:
+    """Write the field NAME_score, in the folder `out`. options.length: for how long the model is to be trained.
+
+    Raises InputError if history has fewer displays than folds, ParameterError if the model cannot leave displays out.
+    """
+    history = encoded.part("history")
+    if history.displays < folds:
+        raise InputError(f"{history.folder}: expected at least {folds} displays, found {history.displays}")
+    display_id = np.asarray(history.array("display_id"))
+    fold = (tie_hash(display_id, np.zeros_like(display_id)) % np.uint64(folds)).astype(np.int64)
+    score = np.empty(history.rows, np.float32)
+    for f in range(folds):
+        rows = np.repeat(fold == f, np.diff(history.offsets))
+        score[rows] = _fold(kind, config, encoded, options, fold == f)[rows]
+    log.info("%s: out-of-fold MAP@12 %.5f of history", name, map12(score, labels_of(history)))
+    target = read_scores(predictions, encoded.part("target"))
+    write_scores(out, encoded, _field(name, config, encoded, score), {"history": score, "target": target})
+    if options.checkpoint is not None:
+        remove(options.checkpoint)
+
+
+def _fold(
+    kind: Kind, config: Any, encoded: Encoded, options: FitOptions, left_out: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Scores (N,) of history by a fit without some of its displays (D,); kept for a second run of a killed one."""
+    what = repr((kind.name, config, options.length, encoded.digest, np.flatnonzero(left_out).tobytes()))
+    name = hashlib.sha256(what.encode()).hexdigest()[:16]
+    kept = options.checkpoint / f"{name}.npy" if options.checkpoint else None
+    if kept is not None and kept.exists():
+        return np.asarray(np.load(kept))
+    model = kind.build(config)
+    if not getattr(model, "leaves_out", False):
+        raise ParameterError(f"a model of kind {kind.name} learns from all of history; expected lr, fm or ffm")
+    inner = options.checkpoint / name if options.checkpoint else None
+    fit = FitOptions(runtime=options.runtime, length=options.length, left_out=left_out, checkpoint=inner)
+    model.fit(encoded, fit)
+    score = model.predict(encoded.part("history"))
+    if not np.isfinite(score).all():
+        raise DivergedError("scores must be finite; the model has diverged, try a smaller learning rate")
+    if kept is not None:
+        with atomic_path(kept) as partial, partial.open("wb") as file:
+            np.save(file, score)
+    return score
+
+
+def _field(name: str, config: Any, encoded: Encoded, score: NDArray[np.float32]) -> Field:
+    """It knows of the future what its model reads of it."""
+    read = encoded.select(config.groups, config.fields, config.scopes)
+    return Field(
+        name=f"{name}_score",
+        group=GROUP,
+        kind="numeric",
+        per="impression",
+        meaning=f"logit of {name}, which has not learned from the display",
+        scope="future" if any(field.scope == "future" for field in read) else "out-of-fold",
+        mean=float(score.mean()),
+        scale=max(float(score.std()), 1e-6),
+    )
