@@ -52,7 +52,8 @@ def train(
             log.info("seed %d of %d has been fitted before", number + 1, seeds)
             continue
         of_seed = config if seeds == 1 else replace(config, seed=config.seed + number)
-        _fit(kind, of_seed, encoded, replace(options, checkpoint=checkpoint / f"seed_{number}"), folder)
+        own = None if options.checkpoint is None else checkpoint / f"seed_{number}"
+        _fit(kind, of_seed, encoded, replace(options, checkpoint=own), folder)
     if options.rank:
         return None
     total = np.sum([np.load(folder / _SCORES) for folder in folders], axis=0, dtype=np.float64)
