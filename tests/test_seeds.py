@@ -71,7 +71,7 @@ import os, signal, sys
 from pathlib import Path
 import lightgbm as lgb
 from pipeline.schemas.encoded import Encoded
-from tests.test_training import run
+from tests.test_seeds import run
 
 rounds, update = 0, lgb.Booster.update
 def counted(self, *arguments):
