@@ -19,12 +19,13 @@ import yaml
 from pipeline.core.errors import ParameterError
 
 C = TypeVar("C")
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times faster, where it was built
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds; ParameterError if it is missing, no YAML or no mapping."""
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - both load safely
     except FileNotFoundError:
         raise ParameterError(f"{path}: no such file; expected a YAML file of parameters") from None
     except yaml.YAMLError as error:

@@ -57,7 +57,10 @@ class DuckDBEngine(Engine):
         return self.ibis.read_parquet([str(path) for path in paths])
 
     def to_arrow(self, expression: ir.Table) -> pa.Table:
-        return self.ibis.to_pyarrow(expression)
+        # Ibis's own `to_pyarrow` does the same, but loads pandas, which takes as long as a small stage
+        found = self.connection.sql(self.ibis.compile(expression)).to_arrow_table()
+        schema = expression.schema().to_pyarrow()
+        return found if found.schema.equals(schema) else found.cast(schema)
 
     def _keep(self, expression: ir.Table) -> ir.Table:
         return self.ibis.create_table(ibis.util.gen_name("once"), expression, temp=True)
