@@ -6,6 +6,7 @@ A file is cut into ranges that fit into memory: so memory does not grow with the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,25 @@ class DuckDBEngine(Engine):
 
     def __init__(self, runtime: RuntimeConfig) -> None:
         super().__init__(runtime)
-        self.ibis = ibis.duckdb.connect(
-            threads=runtime.cores,
-            memory_limit=runtime.memory_limit,
-            temp_directory=str(self._scratch),
-            preserve_insertion_order=True,
+        #: DuckDB itself, for what Ibis does not speak: Arrow streams, settings.
+        self.connection = duckdb.connect(
+            config={
+                "threads": runtime.cores,
+                "memory_limit": runtime.memory_limit,
+                "temp_directory": str(self._scratch),
+                "preserve_insertion_order": True,
+            }
         )
         self.sql("SET enable_progress_bar = false")  # DuckDB's own would be printed on stdout
         self.sql("SET TimeZone = 'UTC'")
 
     def close(self) -> None:
-        self.ibis.disconnect()
+        self.connection.close()
 
-    @property
-    def connection(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB itself, for what Ibis does not speak: Arrow streams, settings."""
-        return self.ibis.con
+    @cached_property
+    def ibis(self) -> Any:
+        """Ibis over the session; ingest does without it, and without the time that it takes to load."""
+        return ibis.duckdb.from_connection(self.connection)
 
     def sql(self, text: str) -> list[tuple[Any, ...]]:
         """Run a statement of DuckDB's own SQL and fetch all its rows; for small results."""

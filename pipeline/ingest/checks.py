@@ -61,7 +61,7 @@ def check_clicks(build: Build, staged: Staged) -> None:
     engine = build.engine
     engine.sql(
         "CREATE OR REPLACE TEMP TABLE wrong AS SELECT display_id, min(row) AS first, sum(clicked)::BIGINT AS clicks "
-        f"FROM {staged.rows} GROUP BY display_id HAVING sum(clicked) <> 1"
+        f"FROM {staged.rows(engine)} GROUP BY display_id HAVING sum(clicked) <> 1"
     )
     for policy, (displays, found, effect) in _CLICK_POLICIES.items():
         bad = f"wrong WHERE {displays.format(last=staged.order.last_id)}"
@@ -76,11 +76,11 @@ def check_clicks(build: Build, staged: Staged) -> None:
                 f"ingest.{policy}: drop {effect}"
             )
         engine.sql("CREATE OR REPLACE TEMP TABLE gone (row BIGINT)")
-        engine.sql(f"INSERT INTO gone SELECT row FROM {staged.rows} WHERE display_id IN (SELECT display_id FROM {bad})")
+        engine.sql(f"INSERT INTO gone SELECT row FROM {staged.rows(engine)} WHERE display_id IN (SELECT display_id FROM {bad})")
         ((dropped,),) = engine.sql("SELECT count(*) FROM gone")
         engine.sql("INSERT INTO dropped FROM gone")
         build.report.drop(policy, text, "displays", count, dropped)
-    if not engine.sql(f"SELECT 1 FROM {staged.rows} LIMIT 1"):
+    if not engine.sql(f"SELECT 1 FROM {staged.rows(engine)} LIMIT 1"):
         raise InputError(f"{staged.source.path}: no display is left; expected displays with exactly one click each")
 
 

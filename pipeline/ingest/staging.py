@@ -75,9 +75,10 @@ class Staged:
         """All rows, as SQL, with their number `row`, from 0."""
         return f"(SELECT *, file_row_number AS row FROM {parquet(self.path, 'file_row_number = true')})"
 
-    @property
-    def rows(self) -> str:
-        """The rows that were not dropped, as SQL, with their number `row` in the file."""
+    def rows(self, engine: DuckDBEngine) -> str:
+        """The rows that were not dropped until now, as SQL, with their number `row` in the file."""
+        if not engine.sql("FROM dropped LIMIT 1"):  # the join would cost as much as the rest of a short query
+            return self.all_rows
         return f"(FROM {self.all_rows} ANTI JOIN dropped USING (row))"
 
 
@@ -149,5 +150,5 @@ def finish(build: Build, staged: Staged, *, by: str = "row") -> None:
     if not dropped and (staged.order.strict or by == "row"):
         shutil.move(staged.path, build.path(name))
         return
-    write(build, f"SELECT {', '.join(TABLES[name])} FROM {staged.rows} ORDER BY {by}", build.path(name))
+    write(build, f"SELECT {', '.join(TABLES[name])} FROM {staged.rows(build.engine)} ORDER BY {by}", build.path(name))
     staged.path.unlink()

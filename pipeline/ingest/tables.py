@@ -50,12 +50,11 @@ def events(build: Build) -> None:
     """Events, and the users that they name."""
     staged = stage(build, "events", "display_id", scratch=True)
     check_duplicates(build, staged, "duplicate_event", best="timestamp")
-    build.engine.sql(f"CREATE OR REPLACE TEMP TABLE uuids AS SELECT DISTINCT uuid FROM {staged.rows}")
-    numbered = "SELECT (row_number() OVER (ORDER BY uuid) - 1)::UINTEGER AS user_id, uuid FROM uuids ORDER BY uuid"
-    write(build, numbered, build.path("users"))
-    build.engine.sql("DROP TABLE uuids")
+    rows = staged.rows(build.engine)
+    in_order = f"SELECT DISTINCT uuid FROM {rows} ORDER BY uuid"  # numbered as they stream by: sorted but once
+    write(build, f"SELECT (row_number() OVER () - 1)::UINTEGER AS user_id, uuid FROM ({in_order})", build.path("users"))
     columns, users = ", ".join(TABLES["events"]), parquet(build.path("users"))
-    query = f"SELECT {columns} FROM {staged.rows} LEFT JOIN {users} USING (uuid) ORDER BY display_id"
+    query = f"SELECT {columns} FROM {rows} LEFT JOIN {users} USING (uuid) ORDER BY display_id"
     write(build, query, build.path("events"))
     staged.path.unlink()
 
@@ -75,11 +74,11 @@ def documents_meta(build: Build) -> None:
         build,
         "SELECT document_id, source_id, publisher_id, "
         f"CASE WHEN NOT ({implausible}) THEN epoch_ms({_TIME}) - {EPOCH_MS} END AS publish_time "
-        f"FROM {staged.rows} ORDER BY row",
+        f"FROM {staged.rows(build.engine)} ORDER BY row",
         build.path("documents_meta"),
     )
     for what, condition in _IMPLAUSIBLE.items():
-        wrong = f"FROM {staged.rows} WHERE publish_time IS NOT NULL AND {condition}"
+        wrong = f"FROM {staged.rows(build.engine)} WHERE publish_time IS NOT NULL AND {condition}"
         ((count,),) = build.engine.sql(f"SELECT count(*) {wrong}")
         # the farthest from the competition first
         farthest = f"abs(epoch_ms({_TIME}) - {EPOCH_MS}) DESC, publish_time"
