@@ -6,8 +6,9 @@ into `collaborative.groups`.
 
 A group is plain Ibis, so that both engines (core.engine) compute it. Some of what DuckDB understands Spark does not, or
 it means something else there:
-- `collect(order_by=)`, asof joins: collect structs, and sort the lists. `column.unnest()` within an expression: unnest
-  the table (`Table.unnest`).
+- `collect(order_by=)`, asof joins: collect structs, and sort the lists.
+- Unnest a column in a select, by itself (`table.select(id=table.ids.unnest())`): Spark takes no more than that, and
+  `Table.unnest` becomes a lateral join, for which DuckDB needs many times longer.
 - `hash()`, `approx_nunique()`, `arbitrary()`, `first()` and `last()` of groups without an order: hash by arithmetic
   (smoothing.fold), aggregate by min, max, or argmax of what is unique.
 - Timestamps: stay with integers (ms). SQL text: never.

@@ -76,7 +76,8 @@ def check_clicks(build: Build, staged: Staged) -> None:
                 f"ingest.{policy}: drop {effect}"
             )
         engine.sql("CREATE OR REPLACE TEMP TABLE gone (row BIGINT)")
-        engine.sql(f"INSERT INTO gone SELECT row FROM {staged.rows(engine)} WHERE display_id IN (SELECT display_id FROM {bad})")
+        their = f"WHERE display_id IN (SELECT display_id FROM {bad})"
+        engine.sql(f"INSERT INTO gone SELECT row FROM {staged.rows(engine)} {their}")
         ((dropped,),) = engine.sql("SELECT count(*) FROM gone")
         engine.sql("INSERT INTO dropped FROM gone")
         build.report.drop(policy, text, "displays", count, dropped)
