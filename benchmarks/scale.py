@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale                     # up to 1/40: 51 million page views, some 5 GB of scratch disk
     python -m benchmarks.scale --upto 10           # up to 1/10
-    python -m benchmarks.scale --check-bytes       # and whether threads or memory change a byte of any output
+    python -m benchmarks.scale --check-bytes 320   # and whether threads or memory change a byte of any output at 1/320
 
 Displays, ads, users, documents and page views all grow in proportion. Each stage runs as its own process, as DVC runs
 it. The growth is fitted on a log-log scale, that of time to CPU seconds, which suffer less from other work on the
@@ -32,6 +32,8 @@ from pipeline.sources.simulation.scale import DISPLAYS
 SPLITS = ("validation", "submission")
 #: stages -> minutes and GiB that the whole competition may cost; both splits together.
 BUDGET = {"ingest": (90, 4), "split, views, features": (180, 12), "encode": (30, 8)}
+DISK = 300  # GiB that everything may take
+CHECKED_LIMITS = ("1GB", "16GB")
 RESULT = ROOT / "benchmarks" / "results" / "scale.md"
 
 
@@ -162,16 +164,19 @@ def growth(worlds: dict[int, list[Run]]) -> tuple[str, str]:
                 f"{powers[1]:.2f}",
                 f"{time:.1f}",
                 f"{peak:.1f}",
+                f"{last.disk * largest / GIB:.1f}",
             ]
         )
     names = [f"1/{size}" for size in worlds]
     seconds, gibs = ([f"{unit}, {name}" for name in names] for unit in ("s", "GiB"))
-    header = ["stage", *seconds, "power", *gibs, "power", "whole: min", "whole: GiB"]
+    header = ["stage", *seconds, "power", *gibs, "power", "whole: min", "whole: GiB", "on disk: GiB"]
     budget = [
         [name, f"{minutes[name]:.0f}", allowed[0], f"{memory[name]:.1f}", allowed[1], verdict]
         for name, allowed in BUDGET.items()
         for verdict in ["yes" if minutes[name] <= allowed[0] and memory[name] <= allowed[1] else "**no**"]
     ]
+    disk = sum(last.disk for last in worlds[largest]) * largest / GIB
+    budget.append(["on disk, without the raw files", "", "", f"{disk:.0f}", DISK, "yes" if disk <= DISK else "**no**"])
     head = ["for the whole competition", "minutes", "budget", "GiB", "budget", "within"]
     return table(header, rows), table(head, budget)
 
@@ -198,12 +203,12 @@ def details(runs: list[Run]) -> str:
 
 
 def check_bytes(scratch: Path, size: int) -> str:
-    """Run one world at 1 and 2 threads, with 4 and 16 GB, and compare all that the stages write."""
+    """Run one world at 1 and 2 threads, with little memory and with much, and compare all that the stages write."""
     base = scratch / "bytes"
-    make_raw(base, write_params(base, round(DISPLAYS / size), "4GB", 0))
+    make_raw(base, write_params(base, round(DISPLAYS / size), CHECKED_LIMITS[0], 0))
     digests: dict[str, dict[str, str]] = {}
     for threads in (1, 2):
-        for limit in ("4GB", "16GB"):
+        for limit in CHECKED_LIMITS:
             world = base / f"{threads}-{limit}"
             params = write_params(world, round(DISPLAYS / size), limit, threads)
             for _ in stages(base / "raw", world, params):
@@ -244,7 +249,7 @@ def main() -> None:
     parser.add_argument("--memory-limit", default="4GB", help="of the engine (default: 4GB)")
     parser.add_argument("--scratch", type=Path, default=ROOT / "data" / "scale", help="folder (default: data/scale)")
     parser.add_argument("--keep", action="store_true", help="keep the worlds")
-    parser.add_argument("--check-bytes", action="store_true", help="compare outputs over threads and memory limits")
+    parser.add_argument("--check-bytes", type=int, metavar="SIZE", help="compare 1/SIZE over threads and memory limits")
     parser.add_argument("--out", type=Path, default=RESULT, help=f"the report (default: {RESULT.relative_to(ROOT)})")
     options = parser.parse_args()
     sizes = [options.start]
@@ -267,7 +272,7 @@ def main() -> None:
         *(f"## 1/{size}\n\n{details(runs)}" for size, runs in worlds.items()),
     ]
     if options.check_bytes:
-        parts.append("## Same bytes\n\n" + check_bytes(options.scratch.resolve(), sizes[0]))
+        parts.append("## Same bytes\n\n" + check_bytes(options.scratch.resolve(), options.check_bytes))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("\n".join(parts), encoding="utf-8")
     print(budget, f"\nwritten: {options.out}")

@@ -85,28 +85,37 @@ def _arrays(values: Values) -> tuple[Array, ...]:
 
 
 @compiled
-def _gather(table: Array, of_numbers: Array, values: Any, item: int, entries: Array) -> Any:
-    """Fill an item's inputs, embeddings and then numbers, and return its part of lr."""
+def _gather(table: Array, of_numbers: Array, values: Any, item: int, out: Array, at: int, step: int) -> Any:
+    """Write an item's inputs, embeddings and then numbers, to out[at], out[at + step], ...; return its part of lr."""
     codes, bag_ids, bag_weights, bag_offsets, numbers = values
-    total, size, at = np.float32(0), table.shape[1] - 1, 0
+    total, size = np.float32(0), table.shape[1] - 1
     for f in range(codes.shape[1]):
         row = table[codes[item, f]]
         total += row[0]
         for k in range(size):
-            entries[at + k] = row[1 + k]
-        at += size
+            out[at + k * step] = row[1 + k]
+        at += size * step
     for j in range(bag_offsets.shape[0]):
-        entries[at : at + size] = 0
+        for k in range(size):
+            out[at + k * step] = 0
         for v in range(bag_offsets[j, item], bag_offsets[j, item + 1]):
             row, share = table[bag_ids[v]], bag_weights[v]
             total += share * row[0]
             for k in range(size):
-                entries[at + k] += share * row[1 + k]
-        at += size
+                out[at + k * step] += share * row[1 + k]
+        at += size * step
     for m in range(numbers.shape[1]):
         total += of_numbers[m] * numbers[item, m]
-        entries[at + m] = numbers[item, m]
+        out[at + m * step] = numbers[item, m]
     return total
+
+
+@compiled
+def _repeat(values: Array, x: Array, first: int, count: int) -> None:
+    """Write the same inputs to some neighbouring rows of a tile."""
+    for n in range(values.shape[0]):
+        for r in range(n * TILE + first, n * TILE + first + count):
+            x[r] = values[n]
 
 
 @compiled
@@ -159,19 +168,22 @@ def _score(model: Any, display: Any, impression: Any, starts: Array, out: Array)
     inputs, width = widths
     x, logits = np.zeros(inputs * TILE, np.float32), np.zeros(TILE, np.float32)
     now, then = np.empty(width * TILE, np.float32), np.empty(width * TILE, np.float32)
-    entries = np.empty(inputs, np.float32)  # of one row, those of its display first
-    row, filled, rows, displays = 0, 0, out.shape[0], starts.shape[0] - 1
+    of_display = np.empty(border, np.float32)
+    filled, rows, displays = 0, out.shape[0], starts.shape[0] - 1
     for d in range(displays):
         if d + AHEAD < displays:
             _fetch(table, display[0], d + AHEAD, d + AHEAD + 1)
             _fetch(table, impression[0], starts[d + AHEAD], starts[d + AHEAD + 1])
-        shared = bias + _gather(table, numbers[0], display, d, entries[:border])
-        for _ in range(starts[d], starts[d + 1]):
-            logits[filled] = shared + _gather(table, numbers[1], impression, row, entries[border:])
-            for n in range(inputs):
-                x[n * TILE + filled] = entries[n]
-            row += 1
-            filled += 1
+        shared = bias + _gather(table, numbers[0], display, d, of_display, 0, 1)
+        row = starts[d]
+        while row < starts[d + 1]:
+            count = min(starts[d + 1] - row, TILE - filled)
+            _repeat(of_display, x, filled, count)
+            for r in range(count):
+                at = border * TILE + filled + r
+                logits[filled + r] = shared + _gather(table, numbers[1], impression, row + r, x, at, TILE)
+            row += count
+            filled += count
             if filled == TILE or row == rows:
                 _add_pairs(pairs, table.shape[1] - 1, x, logits)
                 _add_deep(layers, x, now, then, logits)
