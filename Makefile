@@ -28,7 +28,7 @@ test: $(READY) $(SPARK)  ## check the code and run all tests
 notebooks: $(READY)  ## run the notebooks on the current tables and keep their pictures
 	python notebooks/refresh.py
 
-readme: $(READY)  ## quote the last run's summary and the tree in README.md
+readme: $(READY)  ## quote the last run's summary, the benchmarks' results and the tree in README.md
 	python tools/readme.py
 
 spark: $(READY) $(SPARK)  ## add PySpark to the environment, for `runtime.engine: spark`

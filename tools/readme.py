@@ -1,4 +1,5 @@
-"""Fill in what README.md quotes: the summary of the last run, and the tree with each file's own first line."""
+"""Fill in what README.md quotes: the summary of the last run, the results of the benchmarks, and the tree with each
+file's own first line."""
 
 from __future__ import annotations
 
@@ -42,8 +43,19 @@ def tree(files: list[str]) -> str:
     return "\n".join(lines)
 
 
+def first_table(path: Path) -> str:
+    """The first table of a Markdown file."""
+    found = re.search(r"(^\|.*\n)+", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found, f"{path}: expected a table"
+    return found[0].strip()
+
+
 def filled(readme: str, summary: str, files: list[str]) -> str:
     """README.md with its quoted parts replaced; they stand between markers."""
+    for result in sorted((ROOT / "benchmarks/results").glob("*.md")):
+        name, text = result.stem, first_table(result)
+        pattern = re.compile(rf"(<!-- {name} -->\n\n).*?(\n\n<!-- /{name} -->)", re.DOTALL)
+        readme = pattern.sub(lambda match, text=text: f"{match[1]}{text}{match[2]}", readme)
     for name, text in {"summary": summary.strip(), "tree": tree(files)}.items():
         pattern = re.compile(rf"(<!-- {name} -->\n```\n).*?(\n```\n<!-- /{name} -->)", re.DOTALL)
         readme = pattern.sub(lambda match, text=text: f"{match[1]}{text}{match[2]}", readme)
