@@ -21,6 +21,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from pipeline.core.computed import Computed
 from pipeline.core.config import check
 from pipeline.core.files import read_json, write_text
 from pipeline.core.progress import bar, log
@@ -226,11 +227,11 @@ def _copy(part: EncodedPart, fields: Iterable[Field], chosen: NDArray[np.int64],
     return {"rows": len(rows), "displays": len(chosen)}
 
 
-def _offsets(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+def _offsets(offsets: NDArray[np.int64] | Computed, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(offsets[chosen + 1] - offsets[chosen])])
 
 
-def _ranges(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+def _ranges(offsets: NDArray[np.int64] | Computed, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     starts = np.asarray(offsets[chosen])
     lengths = np.asarray(offsets[chosen + 1]) - starts
     ends = np.cumsum(lengths)
