@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -202,7 +203,10 @@ def sample(encoded: Encoded, displays: int, seed: int, out: Path) -> Encoded:
     for name, part in parts.items():
         count = max(1, round(part.displays * displays / total))
         chosen = np.sort(random.choice(part.displays, count, replace=False))
-        description["parts"][name] = _copy(part, encoded.fields.values(), chosen, out / name)
+        stored = [field for field in encoded.fields.values() if field.name not in part.twins]
+        description["parts"][name] = _copy(part, stored, chosen, out / name)
+    if (encoded.folder / "edges").exists():
+        shutil.copytree(encoded.folder / "edges", out / "edges")
     write_text(out / "fields.json", json.dumps(description))
     return Encoded(out)
 

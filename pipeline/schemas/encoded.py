@@ -92,7 +92,7 @@ class EncodedPart:
         twins: Mapping[str, tuple[str, Path]] | None = None,
     ) -> None:
         self.folder, self.rows, self.displays = folder, rows, displays
-        self._elsewhere, self._twins = elsewhere or {}, twins or {}
+        self._elsewhere, self.twins = elsewhere or {}, twins or {}
 
     def array(self, name: str) -> NDArray[Any]:
         """An id, a label or a flag: the memory-mapped array NAME.npy."""
@@ -100,8 +100,8 @@ class EncodedPart:
 
     def field(self, name: str, kind: str = "") -> NDArray[Any] | Computed:
         """A field's array, by display or by row; kind: offsets, ids or weights of a multi-valued one."""
-        if name in self._twins:
-            number, path = self._twins[name]
+        if name in self.twins:
+            number, path = self.twins[name]
             edges = np.load(path)
             return buckets(self.field(number), edges, code_type(len(edges) + 2))
         own = self.folder / "fields" / f"{name}{kind and f'.{kind}'}.npy"
