@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from pipeline.core.computed import Computed
 from pipeline.core.config import check
 from pipeline.core.files import read_json, write_text
 from pipeline.core.progress import bar, log
@@ -201,7 +203,10 @@ def sample(encoded: Encoded, displays: int, seed: int, out: Path) -> Encoded:
     for name, part in parts.items():
         count = max(1, round(part.displays * displays / total))
         chosen = np.sort(random.choice(part.displays, count, replace=False))
-        description["parts"][name] = _copy(part, encoded.fields.values(), chosen, out / name)
+        stored = [field for field in encoded.fields.values() if field.name not in part.twins]
+        description["parts"][name] = _copy(part, stored, chosen, out / name)
+    if (encoded.folder / "edges").exists():
+        shutil.copytree(encoded.folder / "edges", out / "edges")
     write_text(out / "fields.json", json.dumps(description))
     return Encoded(out)
 
@@ -226,11 +231,11 @@ def _copy(part: EncodedPart, fields: Iterable[Field], chosen: NDArray[np.int64],
     return {"rows": len(rows), "displays": len(chosen)}
 
 
-def _offsets(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+def _offsets(offsets: NDArray[np.int64] | Computed, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(offsets[chosen + 1] - offsets[chosen])])
 
 
-def _ranges(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+def _ranges(offsets: NDArray[np.int64] | Computed, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     starts = np.asarray(offsets[chosen])
     lengths = np.asarray(offsets[chosen + 1]) - starts
     ends = np.cumsum(lengths)

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from pipeline.encode.loops import halve, largest
+from pipeline.encode.reading import read_chunks
 from pipeline.schemas.encoded import HEADER
+
+LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 class ArrayWriter:
@@ -21,11 +25,19 @@ class ArrayWriter:
         self._count = self._checksum = 0
 
     def append(self, values: NDArray[Any]) -> None:
-        """Add values, in the array's own type."""
-        values = np.ascontiguousarray(values, self._dtype)
+        """Add values, in the array's own type. ValueError if one is too large for float16."""
+        values = self._halved(values) if self._dtype == np.float16 else np.ascontiguousarray(values, self._dtype)
         self._file.write(values.data)
         self._checksum = zlib.crc32(values.data, self._checksum)
         self._count += len(values)
+
+    def _halved(self, values: NDArray[Any]) -> NDArray[np.uint16]:
+        numbers = np.ascontiguousarray(values, np.float32)
+        if (found := largest(numbers)) > LARGEST_HALF:
+            raise ValueError(f"{self._file.name}: found {found}; float16 holds {LARGEST_HALF} at most")
+        halves = np.empty(len(numbers), np.uint16)
+        halve(numbers, halves)
+        return halves
 
     def close(self) -> int:
         """Complete the file; a checksum of what it holds."""
@@ -51,6 +63,16 @@ class Arrays:
         path = f"{name}.npy"
         self._writers[path] = ArrayWriter(self.folder / path, dtype)
         return self._writers[path]
+
+    def narrow(self, name: str) -> None:
+        """float16 instead of float32 for an array that is complete."""
+        path = self.folder / f"{name}.npy"
+        before = path.rename(path.with_suffix(".before"))
+        array = ArrayWriter(path, np.float16)
+        for values in read_chunks(before):
+            array.append(values)
+        self._checksums[f"{name}.npy"] = array.close()
+        before.unlink()
 
     def complete(self) -> None:
         """Close all arrays that are open."""

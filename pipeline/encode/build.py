@@ -26,7 +26,7 @@ from pipeline.encode.columns import (
     Sample,
     Writer,
     describe,
-    write_twin,
+    fits_half,
 )
 from pipeline.encode.labels import starts_of, write_labels
 from pipeline.encode.reading import read_rows
@@ -69,7 +69,7 @@ def encode_split(
     columns = {g: tuple(c for c in found if leaks or c.scope != "future") for g, found in declared.items()}
     hidden = [c.name for g, found in declared.items() for c in found if c not in columns[g]]
     with atomic_path(out) as partial, ThreadPoolExecutor(engine.runtime.cores) as threads:
-        for folder in ("vocabulary", *(f"{part}/fields" for part in PARTS)):
+        for folder in ("vocabulary", "edges", *(f"{part}/fields" for part in PARTS)):
             (partial / folder).mkdir(parents=True)
         arrays = Arrays(partial)
         counts = {part: write_labels(engine, split / f"{part}.parquet", part, arrays) for part in PARTS}
@@ -105,16 +105,28 @@ class _GroupEncoder:
         for name, vocabulary in vocabularies.items():
             fields[name] = replace(fields[name], size=size_of(vocabulary, self._min_count(name)))
         samples = {c.name: Sample(self.parts["history"].rows) for c in self.columns if c.kind == "numeric"}
+        most = dict.fromkeys(samples, 0.0)
         for part in PARTS:
             writers = {c.name: self._writer(part, fields[c.name], vocabularies.get(c.name)) for c in self.columns}
             self._write(part, writers, samples if part == "history" else {})
-        for name, sample in samples.items():
-            fields[name], twin, edges = describe(fields[name], sample.known(), self.config.buckets)
-            fields[twin.name] = twin
-            for part in PARTS:
-                write_twin(self.arrays, f"{part}/fields", twin, edges)
-        self.arrays.complete()
+            for name, writer in writers.items():
+                if isinstance(writer, NumberWriter):
+                    most[name] = max(most[name], writer.largest)
+        numbers = [fields[name] for name in samples]
+        for number, twin in self.threads.map(self._number, numbers, samples.values(), most.values()):
+            fields |= {number.name: number, twin.name: twin}
         return list(fields.values())
+
+    def _number(self, number: Field, sample: Sample, most: float) -> tuple[Field, Field]:
+        """A numeric field that is written, now with mean and scale, and its twin."""
+        known = sample.known()
+        if fits_half(known, most):
+            for part in PARTS:
+                self.arrays.narrow(f"{part}/fields/{number.name}")
+            known = known.astype(np.float16).astype(np.float32)
+        number, twin, edges = describe(number, known, self.config.buckets)
+        np.save(self.arrays.folder / "edges" / f"{twin.name}.npy", edges)
+        return number, twin
 
     def _field(self, column: Column) -> Field:
         return Field(

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from pipeline.core.compiled import compiled
 
-_BLOCK = 512
-
 
 @compiled
 def scale_bags(lengths: NDArray[np.int32], weights: NDArray[np.float32], scaled: NDArray[np.float32]) -> None:
@@ -27,16 +25,27 @@ def scale_bags(lengths: NDArray[np.int32], weights: NDArray[np.float32], scaled:
 
 
 @compiled
-def find_buckets(values: NDArray[np.float32], edges: NDArray[np.float32], codes: NDArray[np.unsignedinteger]) -> None:
-    """1 + the number of edges that are not above a value, 0 for NaN.
+def largest(values: NDArray[np.float32]) -> float:
+    """The largest number without its sign; 0 if there is none but NaN. (n,)"""
+    found = np.float32(0)
+    for i in range(len(values)):
+        size = abs(values[i])
+        found = size if size > found else found  # NaN is not above anything
+    return float(found)
 
-    All edges are compared, many values at once, a block after the other that stays in the cache: for some dozens of
-    edges that takes a fraction of a search's time. values, codes: (n,). edges: (any number,)
+
+@compiled
+def halve(numbers: NDArray[np.float32], halves: NDArray[np.uint16]) -> None:
+    """float32 into the bits of the nearest float16, ties to even, as NumPy does in three times the time. (n,) -> (n,)
+
+    No number may be too large for float16: it would become another one.
     """
-    for start in range(0, len(values), _BLOCK):
-        block, found = values[start : start + _BLOCK], codes[start : start + _BLOCK]
-        for i in range(len(block)):
-            found[i] = not np.isnan(block[i])
-        for edge in edges:
-            for i in range(len(block)):
-                found[i] += block[i] >= edge
+    for i, bits in enumerate(numbers.view(np.uint32)):
+        sign, size = (bits >> np.uint32(16)) & np.uint32(0x8000), bits & np.uint32(0x7FFFFFFF)
+        odd = (size >> np.uint32(13)) & np.uint32(1)
+        half = (size - np.uint32(112 << 23) + np.uint32(0xFFF) + odd) >> np.uint32(13)
+        if size < np.uint32(113 << 23):  # subnormal in float16: multiples of 2 ** -24
+            half = np.uint32(np.rint(abs(numbers[i]) * np.float32(2.0**24)))
+        if size > np.uint32(0x7F800000):
+            half = np.uint32(0x7E00)  # NaN
+        halves[i] = sign | half

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.computed import Computed
 from pipeline.core.config import check
 from pipeline.core.errors import ParameterError
 from pipeline.core.progress import log
@@ -262,7 +263,7 @@ class _Items:
         return found
 
 
-def _taken(array: NDArray[Any], ranges: Ranges) -> NDArray[Any]:
+def _taken(array: NDArray[Any] | Computed, ranges: Ranges) -> NDArray[Any]:
     return np.concatenate([array[start:stop] for start, stop in ranges])
 
 

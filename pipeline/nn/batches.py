@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.computed import Computed
 from pipeline.nn import gathering
 from pipeline.schemas.encoded import EncodedPart, Field, fuse
 
@@ -223,11 +224,9 @@ class _StoredSide:
 
     def __init__(self, part: EncodedPart, side: Side) -> None:
         self.side = side
-        self.codes = [np.asarray(part.field(f.name)) for f in side.categorical]
-        self.numbers = [np.asarray(part.field(f.name)) for f in side.numeric]
-        self.bags = [
-            [np.asarray(part.field(f.name, kind)) for kind in ("offsets", "ids", "weights")] for f in side.multi
-        ]
+        self.codes = [part.field(f.name) for f in side.categorical]
+        self.numbers = [part.field(f.name) for f in side.numeric]
+        self.bags = [[part.field(f.name, kind) for kind in ("offsets", "ids", "weights")] for f in side.multi]
 
 
 class _LoadedSide:
@@ -250,7 +249,7 @@ class _LoadedSide:
         self.bags = [self._bags(bag, ranges) for bag in stored.bags]
 
     @staticmethod
-    def _bags(bag: Sequence[NDArray[Any]], ranges: Sequence[tuple[int, int]]) -> tuple[NDArray[Any], ...]:
+    def _bags(bag: Sequence[NDArray[Any] | Computed], ranges: Sequence[tuple[int, int]]) -> tuple[NDArray[Any], ...]:
         offsets, ids, weights = bag
         borders = [offsets[start : stop + 1] for start, stop in ranges]
         lengths = np.concatenate([np.diff(b) for b in borders])

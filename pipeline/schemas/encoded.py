@@ -2,6 +2,7 @@
 
     fields.json                     what each field is (see Field), and the number of rows and displays of each part
     vocabulary/FIELD.parquet        value, count, code_history, code_target
+    edges/FIELD.npy                 (E,) float32, ascending: the bucketised twin FIELD of a numeric field
     {history,target}/
         offsets.npy                 (D + 1,) int64: display d has the rows offsets[d]:offsets[d + 1]
         display_id.npy              (D,) uint32
@@ -9,12 +10,17 @@
         ad_id.npy                   (N,) uint32
         clicked.npy                 (N,) uint8, not there where the label is unknown
         fields/FIELD.npy            (D,) or (N,) codes of a categorical field (uint8, uint16 or int32, the smallest that
-                                    holds them), or float32 of a numeric one (NaN: unknown)
-        fields/FIELD.offsets.npy    (D + 1,) or (N + 1,) int64, with FIELD.ids.npy int32, FIELD.weights.npy float32:
-                                    multi-valued
+                                    holds them), or a numeric one (NaN: unknown): float16 where that tells its values
+                                    apart (encode.columns), else float32
+        fields/FIELD.offsets.npy    (D + 1,) or (N + 1,) uint32, with codes in FIELD.ids.npy, as those above, and
+                                    float16 in FIELD.weights.npy: multi-valued
 
 A field whose value all ads of a display share (`Field.per` is "display") stands once for each display, (D,), any other
 one for each row, (N,). `EncodedPart.values` gives either by row.
+
+What is stored small is read large, piece by piece (core.computed): `EncodedPart.field` gives float32 for float16, and
+int64 for offsets. A bucketised twin has no array of its own: its codes follow from the number and the edges, 0 for
+unknown, then 1, 2, ... from the lowest numbers to the highest. They are computed where they are read.
 
 Codes count from 0 within their field: 0 is "unknown", then come the buckets of rare values by their frequency, then the
 frequent values, most frequent first. What reads them fuses the fields that it uses into one id space (`fuse`), so that
@@ -33,6 +39,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.computed import Computed, buckets, wide
 from pipeline.core.errors import InputError, ParameterError
 from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.schemas.features import Scope
@@ -73,23 +80,39 @@ class EncodedPart:
     """One part of a split: arrays by name, opened when they are first read.
 
     rows: N. displays: D. elsewhere: fields that do not lie in the folder, and the file of each.
+    twins: fields that are computed, the number of each, and the file of its edges.
     """
 
-    def __init__(self, folder: Path, rows: int, displays: int, elsewhere: Mapping[str, Path] | None = None) -> None:
-        self.folder, self.rows, self.displays, self._elsewhere = folder, rows, displays, elsewhere or {}
+    def __init__(
+        self,
+        folder: Path,
+        rows: int,
+        displays: int,
+        elsewhere: Mapping[str, Path] | None = None,
+        twins: Mapping[str, tuple[str, Path]] | None = None,
+    ) -> None:
+        self.folder, self.rows, self.displays = folder, rows, displays
+        self._elsewhere, self.twins = elsewhere or {}, twins or {}
 
     def array(self, name: str) -> NDArray[Any]:
         """An id, a label or a flag: the memory-mapped array NAME.npy."""
         return open_array(self.folder / f"{name}.npy")
 
-    def field(self, name: str, kind: str = "") -> NDArray[Any]:
-        """A field's array as stored, by display or by row; kind: offsets, ids or weights of a multi-valued one."""
+    def field(self, name: str, kind: str = "") -> NDArray[Any] | Computed:
+        """A field's array, by display or by row; kind: offsets, ids or weights of a multi-valued one."""
+        if name in self.twins:
+            number, path = self.twins[name]
+            edges = np.load(path)
+            return buckets(self.field(number), edges, code_type(len(edges) + 2))
         own = self.folder / "fields" / f"{name}{kind and f'.{kind}'}.npy"
-        return open_array(self._elsewhere.get(name, own))
+        stored = np.asarray(open_array(self._elsewhere.get(name, own)))
+        if kind == "offsets" and stored.dtype != np.int64:
+            return Computed(stored, np.int64, _copy)
+        return wide(stored) if stored.dtype == np.float16 else stored
 
     def values(self, field: Field, rows: NDArray[np.integer[Any]]) -> NDArray[Any]:
         """The values of a categorical or numeric field in some rows, whatever it is stored by. (R,) -> (R,)"""
-        return self.field(field.name)[self.display_of(rows) if field.per == "display" else rows]
+        return np.asarray(self.field(field.name)[self.display_of(rows) if field.per == "display" else rows])
 
     def display_of(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """The display to which each of some rows belongs. (R,) -> (R,) in 0..D-1"""
@@ -106,6 +129,10 @@ class EncodedPart:
     def has(self, name: str) -> bool:
         """Whether there is an array NAME.npy of that name."""
         return (self.folder / f"{name}.npy").exists()
+
+
+def _copy(stored: NDArray[Any], found: NDArray[Any]) -> None:
+    found[:] = stored
 
 
 def open_array(path: Path) -> NDArray[Any]:
@@ -127,6 +154,8 @@ class Encoded:
         self.digest: str = description["digest"]
         self.hidden = frozenset(description.get("hidden", ()))
         self._counts: dict[str, dict[str, int]] = description["parts"]
+        edges = {path.stem: path for path in (folder / "edges").glob("*.npy")}
+        self._twins = {f.name: (f.twin, edges[f.name]) for f in self.fields.values() if f.twin and f.name in edges}
         self._scores: dict[str, Path] = {}
         for path in sorted(scores.glob("*/field.json")) if scores else ():
             self._add_score(path.parent)
@@ -141,7 +170,7 @@ class Encoded:
 
     def part(self, part: Part) -> EncodedPart:
         elsewhere = {name: folder / f"{part}.npy" for name, folder in self._scores.items()}
-        return EncodedPart(self.folder / part, **self._counts[part], elsewhere=elsewhere)
+        return EncodedPart(self.folder / part, **self._counts[part], elsewhere=elsewhere, twins=self._twins)
 
     def select(self, groups: Sequence[str], names: Sequence[str], scopes: Sequence[Scope] = ()) -> list[Field]:
         """The fields of some feature groups and the named ones (all if both are empty), of some scopes (all if empty).
