@@ -27,7 +27,6 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_path
-from pipeline.core.imports import allow_pandas
 from pipeline.core.progress import bar
 from pipeline.core.runtime import RuntimeConfig, make_temporary_folder
 
@@ -151,7 +150,6 @@ def open_engine(runtime: RuntimeConfig) -> Engine:
         from pipeline.core.duckdb_engine import DuckDBEngine
 
         return DuckDBEngine(runtime)
-    allow_pandas()  # which Ibis's backend for Spark does need
     try:
         with warnings.catch_warnings():  # PySpark warns of pandas 3, of which nothing is used here
             warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from pipeline.core import processes
 from pipeline.core.errors import UserError
-from pipeline.core.imports import without_pandas
 
 
 def parser(module_doc: str | None, **paths: str) -> argparse.ArgumentParser:
@@ -36,8 +35,7 @@ def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pipeline").setLevel(logging.WARNING if processes.rank() else logging.INFO)
     try:
-        with without_pandas():
-            main(sys.argv[1:] if arguments is None else arguments)
+        main(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(1) from None
