@@ -7,6 +7,7 @@ from all of history. (Wolpert 1992, "Stacked generalization".)
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import InputError, ParameterError
 from pipeline.core.files import atomic_path, remove
 from pipeline.core.progress import log
+from pipeline.factorization.model import FactorizationModel
 from pipeline.metrics import DivergedError, map12, tie_hash
 from pipeline.models.base import Kind
 from pipeline.schemas.encoded import Encoded, Field, write_scores
@@ -39,6 +41,9 @@ def out_of_fold(
 
     Raises InputError if history has fewer displays than folds, ParameterError if the model cannot leave displays out.
     """
+    model = kind.build(config)
+    if not isinstance(model, FactorizationModel):
+        raise ParameterError(f"a model of kind {kind.name} learns from all of history; expected lr, fm or ffm")
     history = encoded.part("history")
     if history.displays < folds:
         raise InputError(f"{history.folder}: expected at least {folds} displays, found {history.displays}")
@@ -50,7 +55,8 @@ def out_of_fold(
         score[rows] = _fold(kind, config, encoded, options, fold == f)[rows]
     log.info("%s: out-of-fold MAP@12 %.5f of history", name, map12(score, labels_of(history)))
     target = read_scores(predictions, encoded.part("target"))
-    write_scores(out, encoded, _field(name, config, encoded, score), {"history": score, "target": target})
+    field = _field(name, model.reads(encoded), score)
+    write_scores(out, encoded, field, {"history": score, "target": target})
     if options.checkpoint is not None:
         remove(options.checkpoint)
 
@@ -65,8 +71,6 @@ def _fold(
     if kept is not None and kept.exists():
         return np.asarray(np.load(kept))
     model = kind.build(config)
-    if not getattr(model, "leaves_out", False):
-        raise ParameterError(f"a model of kind {kind.name} learns from all of history; expected lr, fm or ffm")
     inner = options.checkpoint / name if options.checkpoint else None
     fit = FitOptions(runtime=options.runtime, length=options.length, left_out=left_out, checkpoint=inner)
     model.fit(encoded, fit)
@@ -79,9 +83,8 @@ def _fold(
     return score
 
 
-def _field(name: str, config: Any, encoded: Encoded, score: NDArray[np.float32]) -> Field:
+def _field(name: str, read: Sequence[Field], score: NDArray[np.float32]) -> Field:
     """It knows of the future what its model reads of it."""
-    read = encoded.select(config.groups, config.fields, config.scopes)
     return Field(
         name=f"{name}_score",
         group=GROUP,

@@ -89,6 +89,8 @@ def test_what_knows_of_the_future_says_so(world: Encoded, tmp_path: Path) -> Non
         for name, chosen in scopes.items()
     }
     assert {name: field.scope for name, field in found.items()} == {"a": "out-of-fold", "b": "future"}
+    crossed = scored(world, tmp_path / "c", scopes=("static",), crosses=("page x rate",))
+    assert Encoded(world.folder, crossed).fields["base_score"].scope == "future"
 
 
 def test_a_killed_run_goes_on(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

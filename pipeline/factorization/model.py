@@ -37,8 +37,6 @@ class FactorizationModel:
     crosses: the pairs of fields that the config asks to cross, and how many bits they are hashed into.
     """
 
-    leaves_out = True  # FitOptions.left_out
-
     def __init__(
         self,
         make: Callable[[Inputs, Any, EncodedPart | None], Learner],
@@ -65,6 +63,11 @@ class FactorizationModel:
         progress = trainer.fit(target, options.length, checkpoint, options.report)
         length = progress.best_length if options.length is None else options.length
         return Fitted(length=length, curve=progress.curve)
+
+    def reads(self, encoded: Encoded) -> list[Field]:
+        """All fields that it learns from, those of its crosses, too."""
+        chosen = encoded.select(self.config.groups, self.config.fields, self.config.scopes)
+        return [*chosen, *(field for pair in self.crosses(encoded) for field in pair)]
 
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
         if self.learner is None:

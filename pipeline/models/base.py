@@ -46,10 +46,7 @@ SearchSpace = dict[str, Uniform | Choice]
 
 
 class Model(Protocol):
-    """`build` only stores the config; `fit` learns from history; `predict` gives a logit for every impression.
-
-    A model that heeds FitOptions.left_out has `leaves_out = True`.
-    """
+    """`build` only stores the config; `fit` learns from history; `predict` gives a logit for every impression."""
 
     def fit(self, encoded: Encoded, options: FitOptions) -> Fitted: ...
 

@@ -17,7 +17,8 @@ class FitOptions:
     """How to fit, as opposed to what.
 
     length: for how many epochs or rounds to train; None to stop early, by MAP@12 of the (labelled) target.
-    left_out: (D,) bool, the displays of history from which the model must not learn; None for none.
+    left_out: (D,) bool, the displays of history from which the model must not learn (factorization models
+    alone can do that); None for none.
     checkpoint: a folder for what a killed run needs to go on; None for none. It is removed when the fit is done.
     rank: which of `runtime.machines` this process is, where they fit a model together; None: it fits alone.
     report: called with (step, MAP@12) at every evaluation; may raise to end the fit.
