@@ -3,11 +3,11 @@
     python benchmarks/models.py --scratch FOLDER --peers PYTHON
 
 All contestants get the same rows, fields, embedding size, layers, batch and epochs. Networks learn by Adam at its
-default rate (but for our rows of tables, see there) without regularisation; factorization machines as libffm and xlearn
-do by default (AdaGrad, k = 4 for FFM), but for the rate of our FM (see there). PYTHON is the interpreter of an
-environment made as benchmarks/requirements-peers.txt says; without it only our own models run. The data is drawn in
-displays from a known factorization machine, so the best possible scores are known too; as in the competition, more than
-half of the fields are the same for all ads of a display. Each contestant is a script of benchmarks/contestants, and
+default rate without regularisation; factorization machines as libffm and xlearn do by default (AdaGrad, k = 4 for FFM),
+but for the rate of our FM (see there). PYTHON is the interpreter of an environment made as
+benchmarks/requirements-peers.txt says; without it only our own models run. The data is drawn in displays from a known
+factorization machine, so the best possible scores are known too; as in the competition, more than half of the fields
+are the same for all ads of a display. Each contestant is a script of benchmarks/contestants, and
 runs in a process of its own: to add one, write a script with `run(benchmark)` and name it in CONTESTANTS. On a busy
 machine compare the rows per CPU second with --threads 1.
 """

@@ -20,7 +20,6 @@ def run(benchmark: Any, loss: str = "pointwise") -> Any:
         embedding_dim=settings["embedding"],
         hidden=tuple(settings["hidden"]),
         dropout=0.0,
-        embedding_learning_rate=0.006,  # lazy Adam's rows stand still between reads, where others' keep moving
         l2=0.0,
         loss=loss,
         batch_displays=round(settings["batch"] * history.displays / history.rows),

@@ -48,7 +48,7 @@ SEARCH_SPACE: SearchSpace = {
     "dropout": Uniform(low=0.0, high=0.5),
     "embedding_norm": Choice(values=("none", "layer", "variance")),
     "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
-    "embedding_learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
+    "embedding_learning_rate": Uniform(low=1e-4, high=3e-3, log=True),
     "l2": Uniform(low=1e-6, high=1e-2, log=True),
 }
 

@@ -278,28 +278,37 @@ def adam(
     slot: Array,
     lanes: Any,
     rate: float,
+    last: Array,
+    now: int,
     beta1: float,
     beta2: float,
     epsilon: float,
 ) -> None:
-    """One step of lazy Adam on the rows that were read; state (N, 2, 1 + E): the moments. Forgets their slots.
+    """One step of Adam on the rows that were read (see `rows`); state (N, 2, 1 + E): the moments. Forgets their slots.
 
     lanes: of a whole row, 1 + E. rate: the learning rate with the correction of both moments for the number of steps.
+    last (N,): the step at which each row was last read; now: this one.
     """
-    width, one = len(lanes), table.dtype.type(1)
+    width, number, one = len(lanes), table.dtype.type, table.dtype.type(1)
+    ratio = beta1 / np.sqrt(beta2)
+    fall1, fall2, fall = np.log(beta1), np.log(beta2), np.log(ratio)
     for i in range(len(touched)):
         if i + FAR < len(touched):
             following = int64(touched[i + FAR])
+            prefetch(last, following)
             fetch(table, following * width, width)
             fetch(state, following * 2 * width, 2 * width)
         slot[touched[i]] = -1
+        gap = number(now - last[touched[i]])
+        last[touched[i]] = now
+        keep1, keep2 = splat(number(np.exp(gap * fall1)), lanes), splat(number(np.exp(gap * fall2)), lanes)
+        reach = splat(rate * number((one - np.exp(gap * fall)) / (one - ratio)), lanes)
         at, g = int64(touched[i]) * width, load(sums, i * width, lanes)
-        first = splat(beta1, lanes) * load(state, 2 * at, lanes) + splat(one - beta1, lanes) * g
-        second = splat(beta2, lanes) * load(state, 2 * at + width, lanes) + splat(one - beta2, lanes) * g * g
+        first = keep1 * load(state, 2 * at, lanes) + splat(one - beta1, lanes) * g
+        second = keep2 * load(state, 2 * at + width, lanes) + splat(one - beta2, lanes) * g * g
         store(state, 2 * at, first)
         store(state, 2 * at + width, second)
-        step = splat(rate, lanes) * first / (root(second) + splat(epsilon, lanes))
-        store(table, at, load(table, at, lanes) - step)
+        store(table, at, load(table, at, lanes) - reach * first / (root(second) + splat(epsilon, lanes)))
 
 
 @compiled
