@@ -30,7 +30,7 @@ LAYERS = (
     {
         "training",
         "out_of_fold",
-        "tune",
+        "tuning",
         "blending",
         "submission",
         "submit",

@@ -20,7 +20,7 @@ from pipeline.out_of_fold import out_of_fold
 from pipeline.schemas.encoded import Encoded, Field
 from pipeline.schemas.fitting import FitOptions
 from pipeline.schemas.predictions import labels_of, write_predictions
-from pipeline.tune import sample
+from pipeline.tuning.sample import sample
 from tests.synthetic import write_mixed
 
 FOLDS = 2

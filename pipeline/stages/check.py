@@ -20,7 +20,7 @@ from pipeline.sources.base import DataConfig
 from pipeline.sources.simulated import SimulationConfig
 from pipeline.split import SplitConfig
 from pipeline.stages.command import parser, run
-from pipeline.tune import TuningConfig
+from pipeline.tuning.search import TuningConfig
 from pipeline.views import ViewsConfig
 
 SECTIONS = {

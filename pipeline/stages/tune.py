@@ -9,7 +9,7 @@ from pipeline.core.runtime import runtime
 from pipeline.models.base import model_config
 from pipeline.schemas.encoded import Encoded
 from pipeline.stages.command import parser, run
-from pipeline.tune import TuningConfig, tune
+from pipeline.tuning.search import TuningConfig, tune
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Tuning: a study outlives its process, its winner is the best trial, and its sample is a split like any other."""
+"""Tuning: a study outlives its process, and its winner is the best trial, if it is better than the defaults."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from numpy.typing import NDArray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline import tune as tuning_module
 from pipeline.core.errors import ParameterError
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.metrics import DivergedError
 from pipeline.models.base import Choice, Kind, SearchSpace, Uniform, load_kind, model_config
-from pipeline.nn.batches import Inputs, Reader
-from pipeline.schemas.encoded import Encoded
+from pipeline.schemas.encoded import Encoded, EncodedPart
 from pipeline.schemas.fitting import FitOptions, Fitted
 from pipeline.stages.tune import main
-from pipeline.tune import TuningConfig, sample, tune
-from tests.synthetic import MIXED, Bag, Displays, by_display, mixed, write_encoded, write_mixed
+from pipeline.tuning import sample, search
+from pipeline.tuning.search import TuningConfig, tune
+from tests.synthetic import MIXED, mixed, write_encoded, write_mixed
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +54,10 @@ SPACE: SearchSpace = {
 
 
 class FakeModel:
-    """Learns nothing: three evaluations that rise to its score. `fits` lists the configs that were tried."""
+    """Learns nothing: three evaluations that rise to its score. `fits` lists the configs that were tried.
+
+    Its scores put the click first in so large a share of the displays, and last in all others.
+    """
 
     fits: list[FakeConfig] = []  # noqa: RUF012 - shared on purpose
 
@@ -72,6 +75,10 @@ class FakeModel:
             options.report(step, score)
             curve.append({"step": float(step), "map12": score})
         return Fitted(length=3.0, curve=curve)
+
+    def predict(self, part: EncodedPart) -> NDArray[np.float32]:
+        right = np.arange(part.displays) < self.score() * part.displays
+        return np.where(np.repeat(right, np.diff(part.offsets)), 1, -1) * part.array("clicked").astype(np.float32)
 
 
 def fake_kind(model: type[FakeModel] = FakeModel, space: SearchSpace = SPACE) -> Kind:
@@ -113,7 +120,9 @@ def studies(journal: Path) -> list[list[FrozenTrial]]:
 def finished(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
     """What was tried and found."""
     return [
-        (t.params, t.value, t.state, t.intermediate_values, t.user_attrs) for t in trials if t.state != TrialState.FAIL
+        (t.params, t.value, t.state, t.intermediate_values, {k: v for k, v in t.user_attrs.items() if k != "worker"})
+        for t in trials
+        if t.state != TrialState.FAIL
     ]
 
 
@@ -124,7 +133,8 @@ def test_the_winner_is_the_best_trial(world: Encoded, runtime: RuntimeConfig, tm
     winner = run(world, runtime, tmp_path)
     (trials,) = studies(tmp_path / "study")
     assert len(trials) == 13
-    assert trials[0].user_attrs == {"defaults": True}
+    assert trials[0].user_attrs["defaults"]
+    assert not any("defaults" in t.user_attrs for t in trials[1:])
     assert FakeModel.fits[0] == FakeConfig()
     best = max((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: t.value)
     assert winner["x"] == pytest.approx(best.params["x"], rel=1e-4)
@@ -141,7 +151,7 @@ def test_the_winner_is_read_by_training(world: Encoded, runtime: RuntimeConfig, 
 
     class Wide(FakeModel):
         def score(self) -> float:
-            return 0.5 + len(self.config.hidden) / 10 + self.config.hidden[0] / 10_000  # type: ignore[attr-defined]
+            return 0.1 + len(self.config.hidden) * 0.4 + self.config.hidden[0] / 10_000  # type: ignore[attr-defined]
 
     deep = replace(kind, build=Wide)  # type: ignore[arg-type]
     start = replace(config, hidden=(8,))
@@ -162,6 +172,13 @@ def test_nothing_is_written_if_the_defaults_win(world: Encoded, runtime: Runtime
     assert len(FakeModel.fits) == 13
 
 
+def test_nothing_is_written_if_the_winner_may_be_luck(world: Encoded, runtime: RuntimeConfig, tmp_path: Path) -> None:
+    """A set is better by less than one display."""
+    assert run(world, runtime, tmp_path, config=FakeConfig(x=0.35, shape=(2, 1)), trials=30) == {}
+    (trials,) = studies(tmp_path / "study")
+    assert max(t.value for t in trials if t.state == TrialState.COMPLETE) > trials[0].value  # type: ignore[operator]
+
+
 @pytest.mark.parametrize(("space", "trials"), [({}, 5), (SPACE, 0)], ids=["no search space", "no trials"])
 def test_nothing_to_search(
     world: Encoded, runtime: RuntimeConfig, tmp_path: Path, space: SearchSpace, trials: int
@@ -177,6 +194,38 @@ def test_bad_trials_are_pruned(world: Encoded, runtime: RuntimeConfig, tmp_path:
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
     pruned = [t.intermediate_values[1] for t in trials if t.state == TrialState.PRUNED]
     assert max(pruned) < max(t.intermediate_values[1] for t in trials)
+
+
+def test_few_sets_are_tried_on_the_whole_sample(
+    world: Encoded, runtime: RuntimeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The defaults on it alone; of all others, those that were among the best quarter on the small one."""
+    monkeypatch.setattr(sample, "LEAST", 20)
+    fits: list[tuple[FakeConfig, int]] = []
+
+    class Small(FakeModel):
+        def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
+            fits.append((self.config, encoded.part("history").displays))
+            return super().fit(encoded, options)
+
+    winner = run(world, runtime, tmp_path, fake_kind(Small), trials=20)
+    (trials,) = studies(tmp_path / "study")
+    assert len(trials) == 21
+    assert fits[0] == (FakeConfig(), 60)
+    small = [config for config, displays in fits if displays == 15]
+    whole = [config for config, displays in fits[1:] if displays == 60]
+    assert [config for config, displays in fits if displays not in (15, 60)] == []
+    assert len(small) == 20
+    expected = []
+    for number, config in enumerate(small):
+        before = sorted((Small(c).score() for c in small[: number + 1]), reverse=True)
+        # a fit on the small sample may have been cut off before its last evaluation
+        if Small(config).score() >= before[max(1, len(before) // 4) - 1]:
+            expected.append(config)
+    assert set(whole) <= set(expected)
+    assert 2 <= len(whole) < 12
+    assert max(small, key=lambda config: Small(config).score()) in whole
+    assert winner["x"] == pytest.approx(max(whole, key=lambda config: Small(config).score()).x, rel=1e-4)
 
 
 def test_a_diverging_trial_does_not_stop_the_study(world: Encoded, runtime: RuntimeConfig, tmp_path: Path) -> None:
@@ -268,7 +317,7 @@ def test_no_trial_starts_after_the_limit_of_time(
     world: Encoded, runtime: RuntimeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(tuning_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(search.time, "monotonic", lambda: now)
 
     class Slow(FakeModel):
         def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
@@ -287,7 +336,7 @@ def test_no_trial_starts_after_the_limit_of_time(
     assert FakeModel.fits[13] == FakeConfig()  # at least the defaults are tried
 
 
-@pytest.mark.parametrize("values", [{"trials": -1}, {"displays": 10}, {"minutes": -1.0}, {"seed": -1}])
+@pytest.mark.parametrize("values", [{"trials": -1}, {"displays": 10}, {"minutes": -1.0}, {"seed": -1}, {"workers": 0}])
 def test_mistakes_in_parameters(values: dict[str, Any]) -> None:
     with pytest.raises(ParameterError, match=f"{next(iter(values))}: must be"):
         TuningConfig(**values)
@@ -297,12 +346,12 @@ KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.schemas.encoded import Encoded
-from tests import test_tune
+from pipeline.schemas.encoded import Encoded, EncodedPart
+from tests.tuning import test_search
 
 mode, kill = sys.argv[2], int(sys.argv[3])
 
-class Killed(test_tune.FakeModel):
+class Killed(test_search.FakeModel):
     def fit(self, encoded, options):
         if mode == "fit" and len(self.fits) == kill:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -317,7 +366,7 @@ def counted(file):
     fsync(file)
 os.fsync = counted
 world, runtime = Encoded(Path(sys.argv[1])), RuntimeConfig(temp_directory="temporary")
-test_tune.run(world, runtime, Path(sys.argv[4]), test_tune.fake_kind(Killed))
+test_search.run(world, runtime, Path(sys.argv[4]), test_search.fake_kind(Killed))
 """
 
 
@@ -385,69 +434,6 @@ def test_only_the_journal_and_the_winner_are_written(world: Encoded, runtime: Ru
     run(world, runtime, tmp_path, displays=100, trials=2)
     assert sorted(set(files()) - set(before)) == [str(tmp_path / "out.yaml"), str(tmp_path / "study")]
     assert set(before) <= set(files())
-
-
-# --- the sample ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def parts() -> dict[str, Displays]:
-    random = np.random.default_rng(5)
-    return {"history": mixed(random, 300), "target": mixed(random, 100)}
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory, parts: dict[str, Displays]) -> Encoded:
-    return write_encoded(tmp_path_factory.mktemp("sample") / "encoded", MIXED, parts["history"], parts["target"])
-
-
-@pytest.mark.parametrize("name", ["history", "target"])
-def test_a_sample_has_whole_displays_and_aligned_fields(
-    large: Encoded, parts: dict[str, Displays], tmp_path: Path, name: Any
-) -> None:
-    """Every array of the sample is that of the chosen displays, in their order."""
-    found, displays = sample(large, 120, 1, tmp_path / "sample").part(name), parts[name]
-    assert found.displays == {"history": 90, "target": 30}[name]
-    ids = found.array("display_id").tolist()
-    chosen = [displays.display_id.tolist().index(i) for i in ids]
-    assert chosen == sorted(set(chosen))
-    assert chosen[-1] - chosen[0] > found.displays
-    expected = displays.take(chosen)
-    assert found.rows == expected.rows
-    np.testing.assert_array_equal(found.offsets, expected.offsets)
-    for array in ("ad_id", "clicked", "future"):
-        np.testing.assert_array_equal(found.array(array), getattr(expected, array))
-    for f in MIXED:
-        column = by_display(expected, f.name) if f.per == "display" else expected.columns[f.name]
-        if isinstance(column, Bag):
-            for kind in ("offsets", "ids", "weights"):
-                np.testing.assert_array_equal(found.field(f.name, kind), getattr(column, kind))
-        else:
-            np.testing.assert_array_equal(found.field(f.name), column)
-
-
-def test_a_sample_has_every_file(encoded: dict[str, Encoded], runtime: RuntimeConfig, tmp_path: Path) -> None:
-    """Of a real split, too; and it is read by networks as any split."""
-    whole = encoded["validation"]
-    found = sample(whole, 300, 1, tmp_path / "sample")
-    arrays = {path.relative_to(whole.folder) for path in whole.folder.rglob("*.npy")}
-    assert {path.relative_to(found.folder) for path in found.folder.rglob("*.npy")} == arrays
-    assert sum(found.part(part).displays for part in ("history", "target")) == 300  # type: ignore[arg-type]
-    assert found.fields == whole.fields
-    rows = [rows for rows, _ in Reader(found.part("target"), Inputs(list(found.fields.values())), 16).in_order()]
-    assert rows[-1].stop == found.part("target").rows
-
-
-def test_a_sample_depends_on_its_seed(large: Encoded, tmp_path: Path) -> None:
-    samples = [sample(large, 120, seed, tmp_path / name) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
-    ids = [encoded.part("history").array("display_id") for encoded in samples]
-    np.testing.assert_array_equal(ids[0], ids[1])
-    assert not np.array_equal(ids[0], ids[2])
-
-
-def test_a_small_split_is_its_own_sample(large: Encoded, tmp_path: Path) -> None:
-    assert sample(large, 400, 1, tmp_path / "sample") is large
-    assert not list(tmp_path.iterdir())
 
 
 # --- the stage ----------------------------------------------------------------------------------------------------
