@@ -4,12 +4,13 @@
 
 All contestants get the same rows, fields, embedding size, layers, batch and epochs. Networks learn by Adam at its
 default rate without regularisation; factorization machines as libffm and xlearn do by default (AdaGrad, k = 4 for FFM),
-but for the rate of our FM (see there). PYTHON is the interpreter of an environment made as
-benchmarks/requirements-peers.txt says; without it only our own models run. The data is drawn in displays from a known
-factorization machine, so the best possible scores are known too; as in the competition, more than half of the fields
-are the same for all ads of a display. Each contestant is a script of benchmarks/contestants, and
-runs in a process of its own: to add one, write a script with `run(benchmark)` and name it in CONTESTANTS. On a busy
-machine compare the rows per CPU second with --threads 1.
+but for the rates of FM, both ours and xlearn's, which are chosen on rows held out of those to learn from. DeepLight
+runs twice, pruned and whole. Boosted trees are as by default, whatever the epochs. PYTHON is the interpreter of an
+environment made as benchmarks/requirements-peers.txt says; without it only our own environment's contestants run. The
+data is drawn in displays from a known factorization machine, so the best possible scores are known too; as in the
+competition, more than half of the fields are the same for all ads of a display. Each contestant is a script of
+benchmarks/contestants, and runs in a process of its own: to add one, write a script with `run(benchmark)` and name it
+in CONTESTANTS. On a busy machine compare the rows per CPU second with --threads 1.
 """
 
 from __future__ import annotations
@@ -40,14 +41,20 @@ CONTESTANTS = {
     "ours_listwise": False,
     "deepctr_torch_deepfm": True,
     "fuxictr_deepfm": True,
+    "ours_deeplight": False,
+    "ours_deeplight_dense": False,
     "ours_ffm": False,
     "libffm": True,
     "xlearn_ffm": True,
     "ours_fm": False,
     "xlearn_fm": True,
+    "lightgbm_defaults": False,
+    "xgboost_defaults": True,
 }
-#: Whose speed the others' are divided by: the last of ours before them.
+#: Whose speed is divided by that of each; ours for all others.
 OURS = {
+    "ours_deeplight": "ours_deeplight",
+    "ours_deeplight_dense": "ours_deeplight",
     "libffm": "ours_ffm",
     "xlearn_ffm": "ours_ffm",
     "xlearn_fm": "ours_fm",

@@ -12,18 +12,21 @@ from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions
 
 
-def run(benchmark: Any, loss: str = "pointwise") -> Any:
+def run(benchmark: Any, name: str = "deepfm", **parameters: Any) -> Any:
+    """parameters: of the model, beside what all networks of the benchmark have in common."""
     settings, encoded = benchmark.settings, Encoded(benchmark.folder / "encoded")
     history, target = encoded.part("history"), encoded.part("target")
-    kind = load_kind("deepfm")
-    config = kind.config(
-        embedding_dim=settings["embedding"],
-        hidden=tuple(settings["hidden"]),
-        dropout=0.0,
-        l2=0.0,
-        loss=loss,
-        batch_displays=round(settings["batch"] * history.displays / history.rows),
-    )
+    kind = load_kind(name)
+    common = {
+        "embedding_dim": settings["embedding"],
+        "hidden": tuple(settings["hidden"]),
+        "dropout": 0.0,
+        "l2": 0.0,
+        "loss": "pointwise",
+        "epochs": settings["epochs"],
+        "batch_displays": round(settings["batch"] * history.displays / history.rows),
+    }
+    config = kind.config(**{**common, **parameters})
     options = FitOptions(runtime=RuntimeConfig(threads=settings["threads"], device="cpu"), length=settings["epochs"])
     warm = kind.build(config)  # loads the compiled loops, or compiles them at the first run ever
     warm.fit(encoded, FitOptions(runtime=options.runtime, length=1e-9))

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline.core.runtime import RuntimeConfig
+from pipeline.metrics import log_loss
 from pipeline.models.base import load_kind
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions
 
 
-def run(benchmark: Any, name: str = "ffm", k: int = 4, rate: float = 0.2) -> Any:
-    """k, rate, L2 and normalisation as libffm and xlearn have them by default; several threads race, as theirs do."""
+def run(benchmark: Any, name: str = "ffm", k: int = 4, rates: Sequence[float] = (0.2,)) -> Any:
+    """k, L2 and normalisation as libffm and xlearn have them by default; several threads race, as theirs do.
+
+    rates: of these the one is taken with which the model learns best, if there are several.
+    """
     settings, encoded = benchmark.settings, Encoded(benchmark.folder / "encoded")
-    kind = load_kind(name)
-    config = kind.config(k=k, loss="pointwise", learning_rate=rate, l2=2e-5, hogwild=settings["threads"] > 1)
+    kind, history = load_kind(name), encoded.part("history")
     options = FitOptions(runtime=RuntimeConfig(threads=settings["threads"]), length=settings["epochs"])
-    warm = kind.build(config)  # loads the compiled kernels, or compiles them at the first run ever
+
+    def build(rate: float) -> Any:
+        hogwild = settings["threads"] > 1
+        return kind.build(kind.config(k=k, loss="pointwise", learning_rate=rate, l2=2e-5, hogwild=hogwild))
+
+    def held_out_loss(rate: float) -> float:
+        model, kept = build(rate), benchmark.held_in()
+        displays = int(np.searchsorted(history.offsets, kept))
+        left_out = np.arange(history.displays) >= displays
+        model.fit(encoded, FitOptions(runtime=options.runtime, length=options.length, left_out=left_out))
+        return float(log_loss(model.predict(history)[kept:], history.array("clicked")[kept:]))
+
+    warm = build(rates[0])  # loads the compiled kernels, or compiles them at the first run ever
     warm.fit(encoded, FitOptions(runtime=options.runtime, length=1e-9))
     warm.predict(encoded.part("target"))
-    model = kind.build(config)
+    model = build(min(rates, key=held_out_loss) if len(rates) > 1 else rates[0])
     benchmark.timed("training", lambda: model.fit(encoded, options))
     return np.asarray(benchmark.timed("inference", lambda: model.predict(encoded.part("target"))))

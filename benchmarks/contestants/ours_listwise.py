@@ -8,4 +8,4 @@ import ours
 
 
 def run(benchmark: Any) -> Any:
-    return ours.run(benchmark, "listwise")
+    return ours.run(benchmark, loss="listwise")

@@ -8,4 +8,4 @@ import xlearn_fm
 
 
 def run(benchmark: Any) -> Any:
-    return xlearn_fm.run(benchmark, "ffm")
+    return xlearn_fm.run(benchmark, "ffm", k=4, rates=(0.2,))
