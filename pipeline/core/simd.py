@@ -141,6 +141,39 @@ def total(typing: Any, a: Any) -> Any:
 
 
 @intrinsic
+def transpose(typing: Any, source: Any, at: Any, out: Any, to: Any, step: Any) -> Any:
+    """out[to + j * step + i] = source[at[i] + j], a square as wide as the tuple `at` is long (a power of 2).
+
+    Eklundh 1972: pairs of rows exchange the halves, the quarters ... that lie beyond the diagonal.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        n, align = at.count, source.dtype.bitwidth // 8
+        kind = ir.VectorType(_FLOATS[source.dtype], n)
+        rows = []
+        for i in range(n):
+            place = builder.extract_value(args[1], i)
+            rows.append(builder.load(_address(context, builder, source, args[0], place, kind), align=align))
+        distance = n // 2
+        while distance:
+            for i in (i for i in range(n) if not i & distance):
+                a, b = rows[i], rows[i + distance]
+                low = [lane - distance + n if lane & distance else lane for lane in range(n)]
+                high = [lane + n if lane & distance else lane + distance for lane in range(n)]
+                rows[i], rows[i + distance] = (
+                    builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), n), mask))
+                    for mask in (low, high)
+                )
+            distance //= 2
+        for j, row in enumerate(rows):
+            place = builder.add(args[3], builder.mul(args[4], ir.Constant(ir.IntType(64), j)))
+            builder.store(row, _address(context, builder, out, args[2], place, kind), align=align)
+        return context.get_dummy_value()
+
+    return types.void(source, types.UniTuple(types.int64, at.count), out, types.int64, types.int64), generate
+
+
+@intrinsic
 def prefetch(typing: Any, array: Any, at: Any) -> Any:
     """Ask for the cache line of array[at], which will be read soon."""
 
