@@ -1,7 +1,8 @@
-"""The stages tune and blend, killed from outside at any moment: the next run ends like an undisturbed one."""
+"""The stages train, tune and blend, killed from outside at any moment: the next run ends like an undisturbed one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,13 +23,19 @@ from optuna.trial import TrialState
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.predictions import write_predictions
 from pipeline.stages import blend as blend_stage
+from pipeline.stages import train as train_stage
 from pipeline.stages import tune as tune_stage
 from tests.synthetic import write_mixed
 
 REPOSITORY = Path(__file__).parents[1]
 TRIALS = 5
+LONG = {"epochs": 15, "patience": 15, "checkpoint_minutes": 0.0}
 PARAMS: dict[str, Any] = {
-    "models": {"trees": {"kind": "lightgbm", "rounds": 8, "evaluate_every": 2}},
+    "models": {
+        "trees": {"kind": "lightgbm", "rounds": 8, "evaluate_every": 2},
+        "network": {"kind": "deepfm", "hidden": [8], "batch_displays": 32, **LONG},
+        "machine": {"kind": "ffm", **LONG},
+    },
     "tuning": {"trials": TRIALS, "displays": 100, "seed": 3},
     "blend": {"members": ["one", "two"], "folds": 3},
     "runtime": {"threads": 1, "device": "cpu", "temp_directory": "temporary"},
@@ -61,8 +68,16 @@ def slow_replace(self, target):  # a file that is whole, but not yet in its plac
     time.sleep(0.05)
     return replace(self, target)
 files.Path.replace = slow_replace
-if sys.argv[1].endswith("tune"):
+if sys.argv[1] == "tune":
     lgb.Booster.update = slow_update
+if sys.argv[1] == "train":
+    from pipeline.factorization import training as factorization
+    from pipeline.nn import training as nn
+    for trainer in (factorization.Trainer, nn.NetworkTrainer):
+        def slow_step(self, *arguments, step=trainer._step):
+            time.sleep(0.02)
+            step(self, *arguments)
+        trainer._step = slow_step
 command.run({stage}.main, sys.argv[2:])
 """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -78,6 +93,35 @@ def kill_at(process: subprocess.Popen[bytes], begun: Callable[[], bool], delay: 
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     return process.wait() == -signal.SIGKILL
+
+
+def touched(folder: Path) -> int:
+    """When a file in a folder was last written; 0 if there is none."""
+    times = [0]
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # moved to its place meanwhile
+            times.append(path.stat().st_mtime_ns)
+    return max(times)
+
+
+@pytest.mark.parametrize("model", ["network", "machine"])
+def test_train(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    """Two kills, of which the second hits a run that goes on: the same model, predictions, metrics and curve."""
+    command = [f"--encoded={world.folder}", f"--model={model}", "--out=model", "--checkpoint=checkpoint"]
+    command += ["--predictions=p.parquet", "--metrics=metrics.json", "--slices=slices.json", "--curve=curve.json"]
+    killed, undisturbed = workspace(tmp_path / "killed"), workspace(tmp_path / "undisturbed")
+    checkpoint = killed / "checkpoint"
+    for delay in np.random.default_rng().uniform(0, 0.6, 2):
+        before = touched(checkpoint)
+        begun = lambda before=before: touched(checkpoint) > before  # noqa: E731
+        assert kill_at(started("train", command, killed), begun, float(delay))
+        assert not (killed / "p.parquet").exists()
+    for folder in (killed, undisturbed):
+        monkeypatch.chdir(folder)
+        train_stage.main(command)
+    assert not checkpoint.exists()
+    assert "p.parquet" in files(killed)
+    assert files(killed) == files(undisturbed)
 
 
 def trials(journal: Path) -> list[tuple[Any, ...]]:
