@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core import stopping
 from pipeline.core.compiled import digest
 from pipeline.core.files import read_json, write_json
 from pipeline.factorization.displays import Inputs, readable
@@ -97,5 +98,5 @@ class FactorizationModel:
         """Changes with the data, the config and the code, so that a run never goes on from what no longer fits."""
         left_out = b"" if options.left_out is None else np.packbits(options.left_out).tobytes()
         what = self.config, options.length, encoded.digest, [f.name for f in self.fields], zlib.crc32(left_out)
-        own = inspect.getsource(sys.modules[self.make.__module__])
+        own = "\n".join(inspect.getsource(module) for module in (sys.modules[self.make.__module__], stopping))
         return hashlib.sha256(f"{what}\n{digest(Path(__file__).parent)}\n{own}".encode()).hexdigest()[:16]

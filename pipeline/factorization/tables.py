@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ class TableConfig(FactorizationConfig):
         check(0 <= self.l2_frequency <= 1, f"l2_frequency: must be from 0 to 1, found {self.l2_frequency}")
 
 
-class TableLearner:
+class TableLearner(ABC):
     """Learns with the kernels of a module (fm or ffm): Scratch.make, learn and score.
 
     kernels: the module. size: numbers in the block of an id.
@@ -77,9 +78,9 @@ class TableLearner:
             piece[:] = high * random.random(piece.shape, np.float32)
         self.clear_weights(blocks)
 
+    @abstractmethod
     def clear_weights(self, blocks: NDArray[np.float32]) -> None:
         """Set the linear weight in each of some blocks (ids, size) to 0."""
-        raise NotImplementedError
 
     def learn(self, displays: Displays, order: NDArray[np.int64]) -> float:
         c = self.config

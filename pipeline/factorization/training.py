@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,6 +17,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import atomic_path, read_json, write_json
 from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig
+from pipeline.core.stopping import Progress
 from pipeline.factorization.displays import Displays, Inputs, Reader
 from pipeline.metrics import map12
 from pipeline.schemas.encoded import EncodedPart
@@ -87,21 +87,6 @@ class Learner(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Progress:
-    """Where a fit stands; with the learner's state it makes a checkpoint."""
-
-    epoch: int = 0
-    step: int = 0  # within the epoch
-    loss: float = 0.0  # summed since the last evaluation
-    displays: int = 0
-    best: float = -math.inf
-    best_length: float = 0.0
-    stale: int = 0  # evaluations since the best
-    done: bool = False
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-
 class Trainer:
     """Fits one learner, which is left with the weights of the best evaluation, or of the last step without any."""
 
@@ -120,7 +105,7 @@ class Trainer:
         self.steps = self.reader.steps_an_epoch()
         if not self.steps:
             raise InputError(f"{history.folder}: expected displays to learn from, found none")
-        self.progress = _Progress()
+        self.progress = Progress(steps=self.steps)
         self._best: Arrays | None = None
 
     def fit(
@@ -129,72 +114,56 @@ class Trainer:
         length: float | None,
         checkpoint: Path | None,
         report: Callable[[int, float], None],
-    ) -> _Progress:
+    ) -> Progress:
         """Train for `length` epochs, or until MAP@12 of `target` stops rising; go on from `checkpoint` if it exists."""
         if checkpoint is not None:
             self._restore(checkpoint)
         total = self.config.epochs * self.steps if length is None else max(1, round(length * self.steps))
         state, saved = self.progress, time.monotonic()
-        done = state.epoch * self.steps + state.step
-        with bar(total, "training", "step", initial=done) as shown, ThreadPoolExecutor(self.threads) as threads:
-            while not state.done and state.epoch * self.steps + state.step < total:
-                for displays, order in self.reader.shuffled((self.config.seed, state.epoch), skip=state.step):
-                    self._step(displays, order, threads)
-                    shown.update(1)
-                    evaluate = target is not None and length is None and self._is_evaluation(state.step)
-                    if evaluate:
-                        assert target is not None
-                        self._evaluate(target, report)
-                        shown.set_postfix(map12=f"{state.curve[-1]['map12']:.4f}")
-                    late = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
-                    if checkpoint is not None and (evaluate or late):
-                        self._save(checkpoint)
-                        saved = time.monotonic()
-                    if state.done or state.epoch * self.steps + state.step >= total:
-                        break
-                if state.step >= self.steps:
-                    state.epoch, state.step = state.epoch + 1, 0
+
+        def epoch(number: int, skip: int) -> Iterator[tuple[Displays, NDArray[np.int64]]]:
+            return self.reader.shuffled((self.config.seed, number), skip)
+
+        with bar(total, "training", "step", initial=state.taken) as shown, ThreadPoolExecutor(self.threads) as threads:
+            for displays, order in state.each(total, epoch):
+                self._step(displays, order, threads)
+                shown.update(1)
+                evaluate = target is not None and length is None and state.is_time(self.config.evaluations)
+                if evaluate:
+                    assert target is not None
+                    self._evaluate(target, report)
+                    shown.set_postfix(map12=f"{state.curve[-1]['map12']:.4f}")
+                late = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
+                if checkpoint is not None and (evaluate or late):
+                    self._save(checkpoint)
+                    saved = time.monotonic()
         self.learner.keep(self.learner.weights() if self._best is None else self._best)
         return state
 
     def _step(self, displays: Displays, order: NDArray[np.int64], threads: ThreadPoolExecutor) -> None:
         shares = [order[i :: self.threads] for i in range(self.threads)]
-        self.progress.loss += sum(threads.map(lambda share: self.learner.learn(displays, share), shares))
-        self.progress.displays += len(order)
-        self.progress.step += 1
-
-    def _is_evaluation(self, step: int) -> bool:
-        """After each of `evaluations` even parts of an epoch."""
-        parts = self.config.evaluations
-        return (step * parts) // self.steps > ((step - 1) * parts) // self.steps
+        loss = sum(threads.map(lambda share: self.learner.learn(displays, share), shares))
+        self.progress.stepped(loss, len(order))
 
     def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
         state = self.progress
         value = map12(predict(self.learner, self.inputs, target, self.config), labels_of(target))
-        length = state.epoch + state.step / self.steps
-        state.curve.append({"step": length, "loss": state.loss / max(1, state.displays), "map12": value})
-        state.loss, state.displays = 0.0, 0
-        log.info("epoch %.2f: loss %.5f, MAP@12 %.5f", length, state.curve[-1]["loss"], value)
-        if value > state.best:
-            state.best, state.best_length, state.stale = value, length, 0
+        if state.evaluated(value, self.config.patience):
             self._best = self.learner.weights()
-        else:
-            state.stale += 1
-            state.done = state.stale >= self.config.patience
+        log.info("epoch %.2f: loss %.5f, MAP@12 %.5f", state.length, state.curve[-1]["loss"], value)
         report(len(state.curve), value)
 
     def _save(self, checkpoint: Path) -> None:
         with atomic_path(checkpoint) as partial:
             partial.mkdir()
-            write_json(partial / "progress.json", {**asdict(self.progress), "best": _finite(self.progress.best)})
+            write_json(partial / "progress.json", asdict(self.progress))
             for kind, arrays in (("state", self.learner.state()), ("best", self._best or {})):
                 save_arrays(partial / kind, arrays)
 
     def _restore(self, checkpoint: Path) -> None:
         if not (checkpoint / "progress.json").exists():
             return
-        found = read_json(checkpoint / "progress.json")
-        self.progress = _Progress(**{**found, "best": -math.inf if found["best"] is None else found["best"]})
+        self.progress = Progress(**read_json(checkpoint / "progress.json"))
         for name, array in self.learner.state().items():
             array[...] = np.load(checkpoint / "state" / f"{name}.npy", mmap_mode="r")
         self._best = load_arrays(checkpoint / "best") or None
@@ -220,8 +189,3 @@ def save_arrays(folder: Path, arrays: Arrays) -> None:
 
 def load_arrays(folder: Path) -> Arrays:
     return {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
-
-
-def _finite(value: float) -> float | None:
-    """JSON knows no infinity."""
-    return value if math.isfinite(value) else None

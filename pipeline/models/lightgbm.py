@@ -13,6 +13,7 @@ import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core import stopping
 from pipeline.core.config import check
 from pipeline.core.errors import ParameterError
 from pipeline.core.files import read_json, write_json
@@ -101,8 +102,8 @@ class GradientBoostedTrees:
             self.booster, state = trainer.fit(checkpoint), trainer.progress
         if options.length is not None:
             return Fitted(length=float(state.round), curve=[])
-        log.info("%d trees, MAP@12 %.5f", state.best_round, state.best)
-        return Fitted(length=float(state.best_round), curve=state.curve)
+        log.info("%d trees, MAP@12 %.5f", state.best_length, state.best)
+        return Fitted(length=state.best_length, curve=state.curve)
 
     def _trainer(self, encoded: Encoded, options: FitOptions, parameters: dict[str, Any]) -> Boosting:
         """Of several machines each learns from its share of history, and measures all of the target, as all must stop
@@ -181,7 +182,7 @@ class GradientBoostedTrees:
     def _fingerprint(self, encoded: Encoded, length: float | None) -> str:
         """Changes with the data, the config and the code, so that a run never goes on from what no longer fits."""
         text = [repr((self.config, length, encoded.digest, [f.name for f in self.fields], lgb.__version__))]
-        text += [inspect.getsource(module) for module in (sys.modules[__name__], boosting, dataset)]
+        text += [inspect.getsource(module) for module in (sys.modules[__name__], boosting, dataset, stopping)]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
 
     def _logits(self, score: NDArray[np.float64], part: EncodedPart) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """What stands between the linear layers of an MLP, compiled: norm, ReLU and dropout, forward and backward, in place.
 
 x, y, h, g: (B, H), all of one floating type. With them an MLP's forward and backward are matrix products and one or two
-passes over memory for each layer (functions.mlp).
+passes over memory for each layer (perceptrons.mlp).
 """
 
 from __future__ import annotations

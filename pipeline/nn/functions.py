@@ -1,12 +1,10 @@
 """Differentiable operations between displays and their rows: compiled loops on a CPU, torch's operations elsewhere.
 
-Shapes as in `kernels` and `layers`; the batch tells which rows belong to which display.
+Shapes as in `kernels`, `sides` and `layers`; the batch tells which rows belong to which display.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from pipeline.nn import activations, kernels
+from pipeline.nn import kernels, sides
 from pipeline.nn.batches import Batch, Values
 
 
@@ -71,28 +69,30 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, starts: Tensor, rows: int) -> Tensor:
         ctx.starts = starts
-        return _spread(values, starts, rows)
+        return spread_rows(values, starts, rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return _sum_rows(gradient, ctx.starts), None, None
+        return sum_rows(gradient, ctx.starts), None, None
 
 
-def _spread(values: Tensor, starts: Tensor, rows: int) -> Tensor:
+def spread_rows(values: Tensor, starts: Tensor, rows: int) -> Tensor:
+    """As `spread`, outside of autograd. (D, H) -> (B, H)"""
     if not has_kernels(values):
         return values.repeat_interleave(starts.diff(), dim=0, output_size=rows)
     out = values.new_empty(rows, values.shape[1])
-    kernels.spread(array(values), array(starts), array(out))
+    sides.spread(array(values), array(starts), array(out))
     return out
 
 
-def _sum_rows(values: Tensor, starts: Tensor) -> Tensor:
+def sum_rows(values: Tensor, starts: Tensor) -> Tensor:
+    """Sum over the rows of each display, outside of autograd. (B, H) -> (D, H)"""
     if not has_kernels(values):
         display = torch.repeat_interleave(starts.diff())
         return values.new_zeros(len(starts) - 1, values.shape[1]).index_add(0, display, values)
     out = values.new_empty(len(starts) - 1, values.shape[1])
-    kernels.sum_rows(array(values), array(starts), array(out))
+    sides.sum_rows(array(values), array(starts), array(out))
     return out
 
 
@@ -123,14 +123,14 @@ class _SharedLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(display, impression, w_display, w_own)
         ctx.starts = starts
-        out = _spread(functional.linear(display, w_display, bias), starts, len(impression))
+        out = spread_rows(functional.linear(display, w_display, bias), starts, len(impression))
         return out.addmm_(impression, w_own.t())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         display, impression, w_display, w_own = ctx.saved_tensors
-        shared = _sum_rows(gradient, ctx.starts)
+        shared = sum_rows(gradient, ctx.starts)
         needs = ctx.needs_input_grad
         return (
             shared @ w_display if needs[0] else None,
@@ -140,137 +140,6 @@ class _SharedLinear(torch.autograd.Function):
             shared.sum(0) if needs[4] else None,
             None,
         )
-
-
-# --- MLP ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Between:
-    """What follows the hidden layers: a norm (none, layer, variance), and the share that dropout drops by `seeds`."""
-
-    norm: str
-    epsilon: float
-    drop: float
-    seeds: list[int]
-
-
-def mlp(display: Tensor, impression: Tensor, weights: Sequence[Tensor], between: Between, batch: Batch) -> Tensor:
-    """[display, impression] -> linear, norm, ReLU, dropout for each layer -> logit. (D, P), (B, Q) -> (B,) On a CPU.
-
-    weights: of the first layer (H, P), (H, Q), (H,), then a matrix and a bias for each layer, and (1, H) of the logit.
-    """
-    if torch.is_grad_enabled():
-        out: Tensor = _MLP.apply(display, impression, batch.starts, between, *weights)
-        return out
-    return _forward(display, impression, batch.starts, between, weights)[0]
-
-
-@dataclass(slots=True)
-class _Layer:
-    """What the backward pass needs of a hidden layer: after norm, its scales, and after dropout."""
-
-    normed: Tensor
-    scales: Tensor
-    hidden: Tensor
-
-
-def _forward(
-    display: Tensor, impression: Tensor, starts: Tensor, between: Between, weights: Sequence[Tensor]
-) -> tuple[Tensor, list[_Layer]]:
-    w_display, w_impression, bias, *others = weights
-    x = _spread(functional.linear(display, w_display, bias), starts, len(impression))
-    x.addmm_(impression, w_impression.t())
-    layers: list[_Layer] = []
-    for i, seed in enumerate(between.seeds):
-        if i:
-            x = functional.linear(layers[-1].hidden, *others[2 * i - 2 : 2 * i])
-        layers.append(_activate(x, between, seed))
-    return layers[-1].hidden @ others[-1][0], layers
-
-
-def _activate(x: Tensor, between: Between, seed: int) -> _Layer:
-    """Overwrites x."""
-    normed, scales = x, x
-    if between.norm != "none":
-        scales = x.new_empty(len(x))
-        epsilon = array(x).dtype.type(between.epsilon)
-        activations.normalize(array(x), between.norm == "layer", epsilon, array(scales))
-        x = normed.clone()
-    activations.rectify(array(x), between.drop, seed)
-    return _Layer(normed, scales, x)
-
-
-def _activate_gradient(gradient: Tensor, layer: _Layer, between: Between) -> None:
-    """In place."""
-    g = array(gradient)
-    activations.rectify_gradient(g, array(layer.hidden), between.drop)
-    if between.norm != "none":
-        activations.normalize_gradient(g, array(layer.normed), between.norm == "layer", array(layer.scales))
-
-
-def normalize(x: Tensor, centred: bool, epsilon: float) -> Tensor:
-    """activations.normalize over the last dimension, as a step of autograd; on a CPU."""
-    out: Tensor = _Normalize.apply(x, centred, epsilon)
-    return out
-
-
-class _Normalize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, centred: bool, epsilon: float) -> Tensor:
-        y = x.detach().clone(memory_format=torch.contiguous_format)
-        flat = array(y).reshape(-1, x.shape[-1])
-        scales = np.empty(len(flat), flat.dtype)
-        activations.normalize(flat, centred, flat.dtype.type(epsilon), scales)
-        ctx.save_for_backward(y)
-        ctx.centred, ctx.scales = centred, scales
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (y,) = ctx.saved_tensors
-        g = gradient.clone(memory_format=torch.contiguous_format)
-        shape = -1, y.shape[-1]
-        activations.normalize_gradient(array(g).reshape(shape), array(y).reshape(shape), ctx.centred, ctx.scales)
-        return g, None, None
-
-
-def random_bits(like: Tensor, seed: int) -> Tensor:
-    """The 32 bits that activations.rectify draws for each number of a tensor, by torch's operations. int64"""
-    low = (1 << 32) - 1
-    x = torch.arange(like.numel(), device=like.device).view(like.shape) ^ seed
-    x = (x ^ (x >> 16)) * 0x7FEB352D & low
-    x = (x ^ (x >> 15)) * 0x846CA68B & low
-    return x ^ (x >> 16)
-
-
-class _MLP(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, display: Tensor, impression: Tensor, starts: Tensor, between: Between, *weights: Tensor
-    ) -> Tensor:
-        out, layers = _forward(display, impression, starts, between, weights)
-        ctx.save_for_backward(display, impression, *weights)
-        ctx.starts, ctx.between, ctx.layers = starts, between, layers
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_logit: Tensor) -> tuple[Tensor | None, ...]:
-        display, impression, w_display, w_impression, _, *others = ctx.saved_tensors
-        layers, between = ctx.layers, ctx.between
-        found = [(of_logit @ layers[-1].hidden).unsqueeze(0)]  # of others, from behind
-        g = torch.empty_like(layers[-1].hidden)
-        activations.outer(array(of_logit), array(others[-1][0]), array(g))
-        for i in range(len(layers) - 1, 0, -1):
-            _activate_gradient(g, layers[i], between)
-            found += [g.sum(0), g.t() @ layers[i - 1].hidden]
-            g = g @ others[2 * i - 2]
-        _activate_gradient(g, layers[0], between)
-        shared = _sum_rows(g, ctx.starts)
-        of_weights = shared.t() @ display, g.t() @ impression, shared.sum(0), *reversed(found)
-        return shared @ w_display, g @ w_impression, None, None, *of_weights
 
 
 # --- sums of weights ----------------------------------------------------------------------------------------------
@@ -288,7 +157,7 @@ class _SumWeights(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, display: Tensor, impression: Tensor, starts: Tensor) -> Tensor:
         out = impression.new_empty(len(impression))
-        kernels.sum_weights(*(array(x) for x in (display, impression, starts, out)))
+        sides.sum_weights(*(array(x) for x in (display, impression, starts, out)))
         ctx.shapes, ctx.starts = (display.shape, impression.shape), starts
         return out
 
@@ -297,7 +166,7 @@ class _SumWeights(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Each weight has the gradient of its row, or of all rows of its display."""
         display, impression = ctx.shapes
-        shared = _sum_rows(gradient.unsqueeze(1), ctx.starts)
+        shared = sum_rows(gradient.unsqueeze(1), ctx.starts)
         return shared.expand(display), gradient.unsqueeze(1).expand(impression), None
 
 
@@ -320,7 +189,7 @@ class _FM(torch.autograd.Function):
         totals = impression.new_empty(len(impression), impression.shape[2])
         out = impression.new_empty(len(impression))
         lanes = (0,) * impression.shape[2]
-        kernels.fm(*(array(x) for x in (display, impression, starts)), lanes, array(totals), array(out))
+        sides.fm(*(array(x) for x in (display, impression, starts)), lanes, array(totals), array(out))
         ctx.save_for_backward(display, impression, totals)
         ctx.starts = starts
         return out
@@ -331,7 +200,7 @@ class _FM(torch.autograd.Function):
         display, impression, totals = ctx.saved_tensors
         of = display.new_empty(display.shape), impression.new_empty(impression.shape)
         read = (array(x) for x in (gradient, display, impression, ctx.starts))
-        kernels.fm_gradient(*read, (0,) * impression.shape[2], array(totals), *(array(x) for x in of))
+        sides.fm_gradient(*read, (0,) * impression.shape[2], array(totals), *(array(x) for x in of))
         return *of, None
 
 
@@ -353,7 +222,7 @@ class _Listwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, clicked: Tensor, starts: Tensor) -> Tensor:
         gradient = logits.new_empty(logits.shape)
-        loss = kernels.listwise(*(array(x) for x in (logits, clicked, starts, gradient)))
+        loss = sides.listwise(*(array(x) for x in (logits, clicked, starts, gradient)))
         ctx.save_for_backward(gradient)
         return logits.new_tensor(np.float64(loss))
 

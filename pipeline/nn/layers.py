@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.nn import functions
+from pipeline.nn import functions, perceptrons
 from pipeline.nn.batches import Batch, Inputs, Side, Values
 from pipeline.nn.pruning import prune
 
@@ -216,7 +216,7 @@ def input_sizes(inputs: Inputs, size: int) -> tuple[int, int]:
 def variance_only(x: Tensor) -> Tensor:
     """LayerNorm without its mean, gain and bias: x / sqrt(var + eps) over the last dimension (Wang et al. 2020)."""
     if functions.has_kernels(x):
-        return functions.normalize(x, False, NORM_EPSILON)
+        return perceptrons.normalize(x, False, NORM_EPSILON)
     variance = (x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)
     return x * torch.rsqrt(variance + NORM_EPSILON)
 
@@ -245,7 +245,7 @@ class MLP(nn.Module):
     """Linear, norm (none unless named), ReLU, dropout for each hidden size, then one logit. Sides of (n, inputs) ->
     (B,); no hidden layer: 0.
 
-    On a CPU functions.mlp computes what `layers` say, in fewer passes over memory.
+    On a CPU perceptrons.mlp computes what `layers` say, in fewer passes over memory.
     """
 
     def __init__(self, inputs: tuple[int, int], hidden: Sequence[int], dropout: float, norm: str = "none") -> None:
@@ -268,8 +268,8 @@ class MLP(nn.Module):
             return torch.as_tensor(self.layers(x)).squeeze(1)
         drop = self.dropout if self.training else 0.0
         seeds = [draw_seed() if drop else 0 for _ in range(self.hidden)]
-        between = functions.Between(self.norm, NORM_EPSILON, drop, seeds)
-        return functions.mlp(x.display, x.impression, list(self.parameters()), between, x.batch)
+        between = perceptrons.Between(self.norm, NORM_EPSILON, drop, seeds)
+        return perceptrons.mlp(x.display, x.impression, list(self.parameters()), between, x.batch)
 
 
 class Dropout(nn.Module):
@@ -286,7 +286,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.rate:
             return x
-        kept = functions.random_bits(x, draw_seed()) >= int(self.rate * 2**32)
+        kept = perceptrons.random_bits(x, draw_seed()) >= int(self.rate * 2**32)
         return x * (kept / (1 - self.rate))
 
 

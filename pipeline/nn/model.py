@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core import stopping
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.nn import (
     activations,
@@ -24,7 +25,9 @@ from pipeline.nn import (
     kernels,
     layers,
     losses,
+    perceptrons,
     rows,
+    sides,
     steps,
     training,
 )
@@ -34,7 +37,22 @@ from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 from pipeline.schemas.fitting import FitOptions, Fitted
 
 #: What decides the outcome of a training, beside the module of the network itself.
-_MODULES = activations, batches, exchange, functions, gathering, kernels, layers, losses, rows, steps, training
+_MODULES = (
+    activations,
+    batches,
+    exchange,
+    functions,
+    gathering,
+    kernels,
+    layers,
+    losses,
+    perceptrons,
+    rows,
+    sides,
+    steps,
+    stopping,
+    training,
+)
 
 
 class NetworkModel:

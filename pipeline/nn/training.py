@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -22,6 +21,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import atomic_path
 from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig
+from pipeline.core.stopping import Progress
 from pipeline.metrics import map12
 from pipeline.nn import exchange
 from pipeline.nn.batches import Batch, Inputs, Reader
@@ -112,21 +112,6 @@ class Network(nn.Module):
         return True
 
 
-@dataclass(slots=True)
-class _Progress:
-    """Where a fit stands; with the states of network, optimisers and random numbers it makes a checkpoint."""
-
-    epoch: int = 0
-    step: int = 0  # within the epoch
-    loss: float = 0.0  # summed since the last evaluation
-    losses: int = 0
-    best: float = -math.inf
-    best_length: float = 0.0
-    stale: int = 0  # evaluations since the best
-    done: bool = False
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-
 class NetworkTrainer:
     """Fits one network; `network` is left with the weights of the best evaluation, or of the last step without any."""
 
@@ -140,7 +125,7 @@ class NetworkTrainer:
             raise InputError(f"{history.folder}: expected displays to learn from, found none")
         self.inputs = inputs
         network.to(self.device)
-        self.progress = _Progress()
+        self.progress = Progress(steps=self.batches)
         self._best: dict[str, Tensor] | None = None
 
     def fit(
@@ -149,7 +134,7 @@ class NetworkTrainer:
         length: float | None,
         checkpoint: Path | None,
         report: Callable[[int, float], None],
-    ) -> _Progress:
+    ) -> Progress:
         """Train for `length` epochs, or until MAP@12 of `target` stops rising; go on from `checkpoint` if it exists."""
         with Threads(self.cores) as threads:
             self.optimizer = Optimizer(
@@ -177,53 +162,37 @@ class NetworkTrainer:
     ) -> None:
         total = self.config.epochs * self.batches if length is None else max(1, round(length * self.batches))
         state, saved = self.progress, time.monotonic()
-        with bar(total, "training", "batch", initial=state.epoch * self.batches + state.step) as shown:
-            while not state.done and state.epoch * self.batches + state.step < total:
-                for batch in self.reader.shuffled((self.config.seed, state.epoch), skip=state.step):
-                    self._step(batch.to(self.device))
-                    shown.update(1)
-                    evaluate = target is not None and self._is_time(state.step, self.config.evaluations)
-                    last = state.epoch * self.batches + state.step >= total
-                    if evaluate or last or self._is_time(state.step, PRUNINGS):
-                        evaluate = self.network.prune(state.epoch + state.step / self.batches) and evaluate
-                    if evaluate:
-                        assert target is not None
-                        self._evaluate(target, report)
-                        shown.set_postfix(map12=f"{state.curve[-1]['map12']:.4f}")
-                    late = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
-                    if checkpoint is not None and (evaluate or late) and not processes.rank():
-                        self._save(checkpoint)
-                        saved = time.monotonic()
-                    if state.done or state.epoch * self.batches + state.step >= total:
-                        break
-                if state.step >= self.batches:
-                    state.epoch, state.step = state.epoch + 1, 0
+
+        def epoch(number: int, skip: int) -> Iterator[Batch]:
+            return self.reader.shuffled((self.config.seed, number), skip)
+
+        with bar(total, "training", "batch", initial=state.taken) as shown:
+            for batch in state.each(total, epoch):
+                self._step(batch.to(self.device))
+                shown.update(1)
+                evaluate = target is not None and state.is_time(self.config.evaluations)
+                if evaluate or state.taken >= total or state.is_time(PRUNINGS):
+                    evaluate = self.network.prune(state.length) and evaluate
+                if evaluate:
+                    assert target is not None
+                    self._evaluate(target, report)
+                    shown.set_postfix(map12=f"{state.curve[-1]['map12']:.4f}")
+                late = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
+                if checkpoint is not None and (evaluate or late) and not processes.rank():
+                    self._save(checkpoint)
+                    saved = time.monotonic()
 
     def _step(self, batch: Batch) -> None:
         state = self.progress
-        step = state.epoch * self.batches + state.step
-        state.loss += self.optimizer.step(batch, seed=self.config.seed * 1_000_000_007 + step)
-        state.losses += 1
-        state.step += 1
-
-    def _is_time(self, step: int, parts: int) -> bool:
-        """After each of some even parts of an epoch."""
-        return (step * parts) // self.batches > ((step - 1) * parts) // self.batches
+        state.stepped(self.optimizer.step(batch, seed=self.config.seed * 1_000_000_007 + state.taken))
 
     def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
         state = self.progress
         score = predict(self.network, self.inputs, target, self.config, self.device, self.cores, True)
         value = map12(score, labels_of(target))
-        length = state.epoch + state.step / self.batches
-        state.curve.append({"step": length, "loss": state.loss / max(1, state.losses), "map12": value})
-        state.loss, state.losses = 0.0, 0
-        log.info("epoch %.2f: loss %.5f, MAP@12 %.5f", length, state.curve[-1]["loss"], value)
-        if value > state.best:
-            state.best, state.best_length, state.stale = value, length, 0
+        if state.evaluated(value, self.config.patience):
             self._best = copy.deepcopy(self.network.state_dict())
-        else:
-            state.stale += 1
-            state.done = state.stale >= self.config.patience
+        log.info("epoch %.2f: loss %.5f, MAP@12 %.5f", state.length, state.curve[-1]["loss"], value)
         report(len(state.curve), value)
 
     def _save(self, checkpoint: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.files import atomic_path
 from pipeline.core.progress import bar, log
+from pipeline.core.stopping import Stopping
 
 #: LightGBM's random numbers: which rows and which fields a tree is grown from, and the noise of an objective.
 _SEEDS = ("bagging_seed", "feature_fraction_seed", "objective_seed")
@@ -43,15 +44,10 @@ class Schedule:
 
 
 @dataclass(slots=True)
-class Progress:
-    """Where a fit stands; with the trees and the scores it makes a checkpoint."""
+class Progress(Stopping):
+    """Where a fit stands; with the trees and the scores it makes a checkpoint. Lengths are numbers of rounds."""
 
     round: int = 0
-    best: float = -1.0
-    best_round: int = 1
-    stale: int = 0  # measurements since the best
-    done: bool = False
-    curve: list[dict[str, float]] = field(default_factory=list)
 
 
 class Boosting:
@@ -84,7 +80,7 @@ class Boosting:
                 if checkpoint is not None and late:
                     self._save(checkpoint)
                     saved = time.monotonic()
-        best = state.best_round if len(self.sets) > 1 else state.round
+        best = int(state.best_length) if len(self.sets) > 1 else state.round
         return lgb.Booster(model_str=lgb.Booster(model_str=self._trees).model_to_string(num_iteration=best))
 
     def _segment(self, grown: Callable[[int], Any]) -> None:
@@ -124,12 +120,7 @@ class Boosting:
 
     def _evaluate(self, booster: lgb.Booster) -> None:
         state, value = self.progress, self.measure(self._scores_of(booster, 1))
-        state.curve.append({"step": float(state.round), "map12": value})
-        if value > state.best:
-            state.best, state.best_round, state.stale = value, state.round, 0
-        else:
-            state.stale += 1
-            state.done = state.stale >= self.schedule.patience
+        state.measured(float(state.round), value, self.schedule.patience)
         self.report(len(state.curve), value)
 
     def _save(self, checkpoint: Path) -> None:

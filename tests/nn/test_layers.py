@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.nn import functions
+from pipeline.nn import functions, perceptrons
 from pipeline.nn.batches import Batch, Inputs, Reader, Values
 from pipeline.nn.layers import MLP, Dropout, FieldEmbedding, Linear, Shared, Sides, fm, input_sizes, random_numbers
 from pipeline.schemas.encoded import Field
@@ -234,7 +234,7 @@ def test_compiled_mlp(norm: str, hidden: tuple[int, ...]) -> None:
 
 def test_what_is_dropped() -> None:
     """A share of all numbers, each for itself, and other ones by another seed; none of them near each other."""
-    found = [functions.random_bits(torch.empty(1000, 64), seed) >= 0.25 * 2**32 for seed in (1, 2, 1 << 31)]
+    found = [perceptrons.random_bits(torch.empty(1000, 64), seed) >= 0.25 * 2**32 for seed in (1, 2, 1 << 31)]
     for kept in found:
         assert float(kept.float().mean()) == pytest.approx(0.75, abs=0.01)
         assert float((kept[:, 1:] & kept[:, :-1]).float().mean()) == pytest.approx(0.75**2, abs=0.01)
