@@ -2,24 +2,28 @@
 
     python -m benchmarks.scale                     # up to 1/40: 51 million page views, some 5 GB of scratch disk
     python -m benchmarks.scale --upto 10           # up to 1/10
+    python -m benchmarks.scale --keep              # keep the worlds; another run measures only what is missing,
+    python -m benchmarks.scale --keep --again "features crosses"   # and what is named
     python -m benchmarks.scale --check-bytes 320   # and whether threads or memory change a byte of any output at 1/320
 
 Displays, ads, users, documents and page views all grow in proportion. Each stage runs as its own process, as DVC runs
-it. The growth is fitted on a log-log scale, that of time to CPU seconds, which suffer less from other work on the
-machine; what the whole competition would cost is the largest world's cost, grown by that power (in time at least in
-proportion), beside the budget.
+it, and each is measured once: a killed run goes on. The growth in time is fitted on a log-log scale to CPU seconds,
+which suffer less from other work on the machine. For the whole competition, time grows by that power where it is above
+1, else as from the second largest world to the largest, in a straight line: most stages have a fixed part. Memory grows
+by its power between these two: it rises until the ranges of rows are full that a stage works by, and then stands.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import math
 import shutil
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.measure import GIB, ROOT, Cost, machine, measured, size_of, stage, table
+from pipeline.core.files import write_json
 from pipeline.sources.simulation.scale import DISPLAYS
 
 SPLITS = ("validation", "submission")
@@ -51,6 +56,24 @@ class Run:
     def budget(self) -> str:
         return self.stage if self.stage in BUDGET else "split, views, features"
 
+    @property
+    def name(self) -> str:
+        return f"{self.stage} {self.split}".strip()
+
+
+class Measured:
+    """The runs of a world, kept in a file beside it. again: stages whose runs of old do not count."""
+
+    def __init__(self, world: Path, again: Sequence[str] = ()) -> None:
+        self.path = world / "measured.json"
+        found = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
+        runs = [Run(**{**run, "cost": Cost(**run["cost"])}) for run in found]
+        self.runs = {run.name: run for run in runs if run.stage not in again}
+
+    def add(self, run: Run) -> None:
+        self.runs[run.name] = run
+        write_json(self.path, [asdict(run) for run in self.runs.values()])
+
 
 def write_params(world: Path, displays: int, memory_limit: str, threads: int) -> Path:
     """The repository's parameters but for the size of the world and the machine."""
@@ -63,17 +86,23 @@ def write_params(world: Path, displays: int, memory_limit: str, threads: int) ->
     return world / "params.yaml"
 
 
-def stages(raw: Path, world: Path, params: Path) -> Iterator[Run]:
-    """Run ingest, split, views, every feature group and encode, one after the other, for both splits."""
+def stages(raw: Path, world: Path, params: Path, again: Sequence[str] = ()) -> Iterator[Run]:
+    """Run ingest, split, views, every feature group and encode, one after the other, for both splits; what has been
+    measured before is given as it was."""
     values = yaml.safe_load(params.read_text(encoding="utf-8"))
     groups = [f"features {group}" for group in values["features"]]
     groups += [f"collaborative {group}" for group in values["collaborative"]["groups"]]
 
+    known = Measured(world, again)
+
     def run(name: str, split: str, out: Path, *arguments: object) -> Run:
-        command, _, group = name.partition(" ")
-        told = ["--group", group] if group else []
-        cost = measured(stage(command, "--params", params, "--out", out, *told, *arguments), world / "tmp")
-        return Run(name, split, cost, rows_of(world, split), size_of(out))
+        key = f"{name} {split}".strip()
+        if key not in known.runs:
+            command, _, group = name.partition(" ")
+            told = ["--group", group] if group else []
+            cost = measured(stage(command, "--params", params, "--out", out, *told, *arguments), world / "tmp")
+            known.add(Run(name, split, cost, rows_of(world, split), size_of(out)))
+        return known.runs[key]
 
     tables = world / "tables"
     yield run("ingest", "", tables, "--raw", raw, "--report", world / "ingest.json")
@@ -96,13 +125,15 @@ def rows_of(world: Path, split: str) -> int:
     return sum(int(file["rows"]) for file in report["files"].values())
 
 
-def measure_world(scratch: Path, size: int, memory_limit: str, keep: bool) -> tuple[list[Run], dict[str, int]]:
+def measure_world(
+    scratch: Path, size: int, memory_limit: str, keep: bool, again: Sequence[str]
+) -> tuple[list[Run], dict[str, int]]:
     """All stages of a world of 1/size of the competition, and how large the world is."""
     world = scratch / f"world-{size}"
     params = write_params(world, round(DISPLAYS / size), memory_limit, 0)
     make_raw(world, params)
     runs = []
-    for run in stages(world / "raw", world, params):
+    for run in stages(world / "raw", world, params, again):
         runs.append(run)
         shown = (
             f"{run.cost.seconds:8.1f} s {run.cost.peak / GIB:6.2f} GiB {run.cost.temporary / GIB:6.2f} GiB temporary"
@@ -135,9 +166,22 @@ def exponent(sizes: list[float], costs: list[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def grown(cost: float, power: float, factor: float, least: float) -> float:
-    """A cost at `factor` times the size."""
-    return cost * float(factor ** (least if math.isnan(power) else max(power, least)))
+def whole_time(sizes: list[float], costs: list[Cost]) -> float:
+    """Seconds for the whole competition; sizes: shares of it, ascending."""
+    cpu, power = [cost.cpu for cost in costs], exponent(sizes, [cost.cpu for cost in costs])
+    if math.isnan(power):
+        ratio = 1 / sizes[-1]
+    elif power > 1:
+        ratio = float((1 / sizes[-1]) ** power)
+    else:
+        ratio = 1 + (cpu[-1] - cpu[-2]) / cpu[-1] * (1 - sizes[-1]) / (sizes[-1] - sizes[-2])
+    return costs[-1].seconds * max(1.0, ratio)
+
+
+def whole_memory(sizes: list[float], costs: list[Cost]) -> float:
+    """Bytes for the whole competition."""
+    power = exponent(sizes[-2:], [cost.own for cost in costs[-2:]])
+    return float(costs[-1].own * (1 / sizes[-1]) ** (0.0 if math.isnan(power) else max(0.0, power)))
 
 
 def growth(worlds: dict[int, list[Run]]) -> tuple[str, str]:
@@ -150,14 +194,13 @@ def growth(worlds: dict[int, list[Run]]) -> tuple[str, str]:
         sizes = [1 / size for size in worlds]
         costs = [runs[at].cost for runs in worlds.values()]
         times, peaks = [float(cost.seconds) for cost in costs], [float(cost.own) for cost in costs]
-        powers = exponent(sizes, [cost.cpu for cost in costs]), exponent(sizes, peaks)
-        time = grown(last.cost.seconds, powers[0], largest, least=1.0) / 60
-        peak = grown(last.cost.own, powers[1], largest, least=0.0) / GIB
+        powers = exponent(sizes, [cost.cpu for cost in costs]), exponent(sizes[-2:], peaks[-2:])
+        time, peak = whole_time(sizes, costs) / 60, whole_memory(sizes, costs) / GIB
         minutes[last.budget] += time
         memory[last.budget] = max(memory[last.budget], peak)
         rows.append(
             [
-                f"{last.stage} {last.split}".strip(),
+                last.name,
                 *(f"{time:.1f}" for time in times),
                 f"{powers[0]:.2f}",
                 *(f"{peak / GIB:.2f}" for peak in peaks),
@@ -184,7 +227,7 @@ def growth(worlds: dict[int, list[Run]]) -> tuple[str, str]:
 def details(runs: list[Run]) -> str:
     rows = [
         [
-            f"{run.stage} {run.split}".strip(),
+            run.name,
             f"{run.cost.seconds:.1f}",
             f"{run.cost.cpu:.1f}",
             f"{run.rows / run.cost.seconds / 1000:,.0f}",
@@ -249,6 +292,7 @@ def main() -> None:
     parser.add_argument("--memory-limit", default="4GB", help="of the engine (default: 4GB)")
     parser.add_argument("--scratch", type=Path, default=ROOT / "data" / "scale", help="folder (default: data/scale)")
     parser.add_argument("--keep", action="store_true", help="keep the worlds")
+    parser.add_argument("--again", nargs="*", default=[], help="stages that are measured anew in kept worlds")
     parser.add_argument("--check-bytes", type=int, metavar="SIZE", help="compare 1/SIZE over threads and memory limits")
     parser.add_argument("--out", type=Path, default=RESULT, help=f"the report (default: {RESULT.relative_to(ROOT)})")
     options = parser.parse_args()
@@ -257,14 +301,16 @@ def main() -> None:
         sizes.append(sizes[-1] // 2)
     worlds, counts = {}, {}
     for size in sizes:
-        worlds[size], counts[size] = measure_world(options.scratch.resolve(), size, options.memory_limit, options.keep)
+        worlds[size], counts[size] = measure_world(
+            options.scratch.resolve(), size, options.memory_limit, options.keep, options.again
+        )
     stage_table, budget = growth(worlds)
     names = list(counts[sizes[0]])
     parts = [
         "# Growth\n",
         f"Written by `python -m benchmarks.scale`, memory limit {options.memory_limit}: {machine()}.\n",
-        "Memory is the process's own, without pages of mapped files. The whole is extrapolated from the largest world "
-        "by the fitted power, that of CPU seconds for time, which grows at least in proportion.\n",
+        "Memory is the process's own, without pages of mapped files. benchmarks/scale.py says how the whole is "
+        "extrapolated. Powers: of CPU seconds over all worlds, and of memory over the two largest.\n",
         budget,
         stage_table,
         "Rows of the worlds:\n",
