@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.core.config import check
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.nn.batches import Batch, Inputs
-from pipeline.nn.layers import MLP, NORMS, input_sizes, join
+from pipeline.nn.layers import MLP, NORM_EPSILON, Norm, input_sizes, join
 from pipeline.nn.model import NetworkModel
 from pipeline.nn.training import DeepConfig, Network
 
@@ -29,15 +29,18 @@ NormName = Literal["none", "layer", "variance"]
 class Config(DeepConfig):
     """embedding_norm, hidden_norm: of the embeddings, and of what goes into each activation.
 
-    With both `none` it is the plain network.
+    With both `none` it is the plain network. epsilon: eps of the embeddings' norm. It leaves embeddings small whose
+    variance is small beside it, such as those of ids that have been read a few times, and mostly noise.
     """
 
     embedding_norm: NormName = "variance"
     hidden_norm: NormName = "variance"
+    epsilon: float = NORM_EPSILON
 
     def __post_init__(self) -> None:
         DeepConfig.__post_init__(self)
         check(self.embedding_dim >= 2, f"embedding_dim: must be 2 or more, found {self.embedding_dim}")
+        check(self.epsilon > 0, f"epsilon: must be above 0, found {self.epsilon}")
         check(bool(self.hidden), "hidden: expected at least one layer")
         check(all(size >= 2 for size in self.hidden), f"hidden: sizes must be 2 or more, found {list(self.hidden)}")
 
@@ -47,6 +50,7 @@ SEARCH_SPACE: SearchSpace = {
     "hidden": Choice(values=((64,), (128, 64), (256, 128))),
     "dropout": Uniform(low=0.0, high=0.5),
     "embedding_norm": Choice(values=("none", "layer", "variance")),
+    "epsilon": Uniform(low=1e-5, high=1.0, log=True),
     "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
     "embedding_learning_rate": Uniform(low=1e-4, high=3e-3, log=True),
     "l2": Uniform(low=1e-6, high=1e-2, log=True),
@@ -57,7 +61,7 @@ class NormDNN(Network):
     def __init__(self, inputs: Inputs, config: Config) -> None:
         super().__init__(inputs, config.embedding_dim)
         sizes = input_sizes(inputs, config.embedding_dim)
-        self.norm = NORMS[config.embedding_norm]
+        self.norm = Norm(config.embedding_norm, config.epsilon)
         self.mlp = MLP(sizes, config.hidden, config.dropout, config.hidden_norm)
 
     def forward(self, batch: Batch) -> Tensor:

@@ -213,32 +213,36 @@ def input_sizes(inputs: Inputs, size: int) -> tuple[int, int]:
     return display, impression
 
 
-def variance_only(x: Tensor) -> Tensor:
+def variance_only(x: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
     """LayerNorm without its mean, gain and bias: x / sqrt(var + eps) over the last dimension (Wang et al. 2020)."""
     if functions.has_kernels(x):
-        return perceptrons.normalize(x, False, NORM_EPSILON)
+        return perceptrons.normalize(x, False, epsilon)
     variance = (x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)
-    return x * torch.rsqrt(variance + NORM_EPSILON)
+    return x * torch.rsqrt(variance + epsilon)
 
 
-def layer_norm(x: Tensor) -> Tensor:
+def layer_norm(x: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
     """(x - mean) / sqrt(var + eps) over the last dimension, without gain and bias (Ba, Kiros and Hinton 2016)."""
-    return functional.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON)
+    return functional.layer_norm(x, x.shape[-1:], eps=epsilon)
 
 
 #: Of the items of a batch, each by itself: nothing here depends on what else is in it.
-NORMS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "layer": layer_norm, "variance": variance_only}
+NORMS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "none": lambda x, _: x,
+    "layer": layer_norm,
+    "variance": variance_only,
+}
 
 
 class Norm(nn.Module):
     """One of NORMS as a layer."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, epsilon: float = NORM_EPSILON) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.epsilon = name, epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return NORMS[self.name](x)
+        return NORMS[self.name](x, self.epsilon)
 
 
 class MLP(nn.Module):
