@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import ibis
 import ibis.expr.types as ir
 
-from pipeline.core.relational import look_up, look_up_all
+from pipeline.core.relational import LookUp, look_up, look_up_all
 from pipeline.features.base import Group, Inputs
-from pipeline.features.smoothing import AD_KEYS, counts, look_up_known, over_expected, scale, sums, with_prior
+from pipeline.features.smoothing import AD_KEYS, COUNTS, counts, fold, gains, key_of, scale, sums
 from pipeline.schemas.features import Column
 
 DAY_PART_MS = 4 * 3_600_000
@@ -24,32 +27,54 @@ PLACES = {
 
 
 def build(inputs: Inputs) -> ir.Table:
-    """All rows of the part meet the counts of a place at once, so that these, which are many, are read but once."""
-    crosses = [inputs.within(inputs.once(_crosses(inputs, place))).drop("display_id") for place in PLACES]
-    return look_up_all(inputs.impressions, [(cross, {"row": "row"}) for cross in crosses])
+    """NAME_by_PLACE: log of (clicks + s b) / (e + s b), where the shows of an ad (a campaign, ...) at the place were
+    expected to bring e clicks by its lift everywhere (see `smoothing`). So it is smoothed towards the ad's own rate.
 
-
-def _crosses(inputs: Inputs, place: str) -> ir.Table:
-    """row -> NAME_by_PLACE of all rows of the part: log of (clicks + s b) / (e + s b), where the shows of an ad (a
-    campaign, ...) at the place were expected to bring e clicks by its lift everywhere (see `smoothing`). So it is
-    smoothed towards the ad's own rate. Fewer than s shows count nothing: most pairs are that rare, and tell little.
+    Fewer than s shows count nothing: most pairs are that rare, and tell little. What is left is short, holds the values
+    themselves, and describes a range of rows at once.
     """
+    table = inputs.impressions.mutate(fold=fold(inputs.impressions, inputs.smoothing.folds))
+    for place in PLACES:
+        table = _at(inputs, table, place)
+    table = look_up_all(table, list(_look_ups(inputs)))
+    return table.mutate(**{column.name: table[column.name].fill_null(0) for column in GROUP.columns})
+
+
+def _look_ups(inputs: Inputs) -> Iterator[LookUp]:
+    """NAME_by_PLACE of each key at each place, where a row may know enough of it."""
     folds, least = inputs.smoothing.folds, inputs.smoothing.strength / scale(inputs)
+    everywhere = _by_names(inputs, counts(inputs.history, ["ad_id"], folds), ["fold"])
+    for place in PLACES:
+        here = _frequent(inputs, counts(_at(inputs, inputs.history, place), ["ad_id", place], folds), place)
+        known = gains(inputs, inputs.once(everywhere), here, ["name", "key"], [place], least)
+        for at, (name, key) in enumerate(AD_KEYS.items()):
+            by = key_of(inputs, ["key", place])
+            own = known.filter(known.name == at).select(*by, **{f"{name}_by_{place}": known.gain})
+            yield own, {key: "key"} | {each: each for each in list(by)[1:]}
+
+
+def _frequent(inputs: Inputs, by_ad: ir.Table, place: str) -> ir.Table:
+    """The counts by name, key, place, and fold of those pairs of key and place of which some row may know enough."""
+    total = _by_names(inputs, by_ad, [place])
+    often = inputs.once(total.filter(total.shows >= inputs.smoothing.strength / scale(replace(inputs, part="history"))))
+    return inputs.once(_by_names(inputs, by_ad, [place, "fold"], often))
+
+
+def _by_names(inputs: Inputs, by_ad: ir.Table, more: list[str], often: ir.Table | None = None) -> ir.Table:
+    """The counts of ads by name (its place in AD_KEYS), key, and `more`; only those that are `often` shown.
+
+    A campaign's counts are sums over its ads, so history is counted but once.
+    """
+    by_ad = inputs.once(by_ad)
     ads = inputs.table("promoted_content").rename(ad_document_id="document_id")
-    by_ad = inputs.once(counts(_at(inputs, inputs.history, place), ["ad_id", place], folds))
-    lookups = []
-    for name, key in AD_KEYS.items():
-        everywhere = inputs.once(counts(inputs.history, [key], folds))
-        # A campaign's counts at a place are sums over its ads, so history is counted once a place.
-        here = by_ad if name == "ad" else sums(by_ad.inner_join(ads, "ad_id"), [key, place, "fold"])
-        lookups.append(look_up_known(inputs, name, everywhere, [key]))
-        lookups.append(look_up_known(inputs, f"{name}_by_{place}", here, [key, place], least))
-    rows = _at(inputs, inputs.history if inputs.part == "history" else inputs.target, place)
-    table = look_up_all(with_prior(inputs, rows), lookups)
-    lifts = {name: over_expected(inputs, table, name) for name in AD_KEYS}
-    crosses = {f"{name}_by_{place}": lift for name, lift in lifts.items()}
-    values = {name: over_expected(inputs, table, name, lift).ln().cast("float32") for name, lift in crosses.items()}
-    return table.select("row", "display_id", **values)
+    named = []
+    for at, key in enumerate(AD_KEYS.values()):
+        counted = by_ad if key == "ad_id" else by_ad.inner_join(ads.filter(ads[key].notnull()), "ad_id")
+        named.append(counted.select(*more, *COUNTS, name=ibis.literal(at, "int8"), key=counted[key]))
+    table = ibis.union(*named)
+    if often is not None:
+        table = table.semi_join(often, ["name", "key", more[0]])
+    return sums(table, ["name", "key", *more])
 
 
 def _at(inputs: Inputs, table: ir.Table, place: str) -> ir.Table:

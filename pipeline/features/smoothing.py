@@ -13,8 +13,7 @@ import ibis
 import ibis.expr.types as ir
 
 from pipeline.core.config import check
-from pipeline.core.relational import LookUp, look_up
-from pipeline.schemas.impressions import Part
+from pipeline.core.relational import look_up_all
 
 if TYPE_CHECKING:
     from pipeline.features.base import Inputs
@@ -68,15 +67,21 @@ def sums(counted: ir.Table, keys: list[str]) -> ir.Table:
     return counted.group_by(keys).aggregate(**{name: counted[name].sum().cast("int64") for name in COUNTS})
 
 
-def known(counted: ir.Table, keys: list[str], part: Part, least: float = 1) -> ir.Table:
-    """What a row may know of `counts`. target: keys -> the counts of all folds; history: keys, fold -> those of all
-    other folds. Only where these are at least so many shows."""
+def known(inputs: Inputs, counted: ir.Table, keys: list[str], least: float = 1) -> ir.Table:
+    """What a row may know of `counts` by `keys`, found by `key_of` it: a row of target the counts of all folds, a row
+    of history those of all folds but its own. Only where these are at least so many shows."""
     total = sums(counted, keys)
-    if part == "target":
-        return total.filter(total.shows >= least)
+    total = total.filter(total.shows >= least)
+    if inputs.part == "target":
+        return total
     joined = counted.inner_join(total, keys, rname="{name}_total")
     others = {name: joined[f"{name}_total"] - joined[name] for name in COUNTS}
     return joined.filter(others["shows"] >= least).select(*keys, "fold", **others)
+
+
+def key_of(inputs: Inputs, keys: list[str]) -> dict[str, str]:
+    """By what a row finds what it may know of counts by `keys`, as `look_up` takes it."""
+    return {key: key for key in [*keys, *(["fold"] if inputs.part == "history" else [])]}
 
 
 def base_rate(inputs: Inputs) -> ir.Value:
@@ -91,26 +96,25 @@ def scale(inputs: Inputs) -> float:
     return inputs.smoothing.folds / (inputs.smoothing.folds - 1) if inputs.part == "history" else 1.0
 
 
-def with_prior(inputs: Inputs, table: ir.Table) -> ir.Table:
-    """Add what the counts of a row are found and smoothed by: its `fold`, and `prior`, the clicks that are added."""
-    folds, strength = inputs.smoothing.folds, inputs.smoothing.strength
-    return table.mutate(fold=fold(table, folds), prior=strength * base_rate(inputs))
+def over_expected(inputs: Inputs, table: ir.Table, lift: ir.Value | float = 1.0) -> ir.Value:
+    """The clicks of a table of known counts over those expected of its shows if each brings `lift` times its share,
+    both plus the prior: the clicks of `strength` impressions at the base rate."""
+    prior = inputs.smoothing.strength * base_rate(inputs)
+    expected = table.expected * scale(inputs) / UNITS
+    return (table.clicks * scale(inputs) + prior) / (expected * lift + prior)
 
 
-def look_up_known(inputs: Inputs, name: str, counted: ir.Table, keys: list[str], least: float = 1) -> LookUp:
-    """The look-up of `NAME_clicks` and `NAME_expected`: what a row of `with_prior` may know of counts by keys,
-    where these are at least so many shows."""
-    lookup = inputs.once(known(counted, keys, inputs.part, least).drop("shows"))
-    lookup = lookup.rename({f"{name}_clicks": "clicks", f"{name}_expected": "expected"})
-    return lookup, {key: key for key in [*keys, *(["fold"] if inputs.part == "history" else [])]}
-
-
-def over_expected(inputs: Inputs, table: ir.Table, name: str, lift: ir.Value | float = 1.0) -> ir.Value:
-    """The clicks of NAME (see `look_up_known`) over those expected of its shows if each brings `lift` times its share,
-    both plus the prior."""
-    clicks = table[f"{name}_clicks"].fill_null(0) * scale(inputs)
-    expected = table[f"{name}_expected"].fill_null(0) * scale(inputs) / UNITS
-    return (clicks + table.prior) / (expected * lift + table.prior)
+def gains(
+    inputs: Inputs, everywhere: ir.Table, here: ir.Table, keys: list[str], more: list[str], least: float = 1
+) -> ir.Table:
+    """The look-up of `gain` (float32), by `key_of` all keys, from `counts` by `keys` and `counts` by these and `more`:
+    log of the clicks here over those expected of the shows here by the lift everywhere, smoothed; only where a row may
+    know of at least so many shows here. Else it is 0."""
+    alone = known(inputs, everywhere, keys)
+    lifts = inputs.once(alone.select(*key_of(inputs, keys), lift=over_expected(inputs, alone)))
+    table = known(inputs, here, [*keys, *more], least).inner_join(lifts, list(key_of(inputs, keys)))
+    gain = over_expected(inputs, table, table.lift).ln().cast("float32")
+    return inputs.once(table.select(*key_of(inputs, [*keys, *more]), gain=gain))
 
 
 def add_rates(inputs: Inputs, keys: dict[str, str]) -> ir.Table:
@@ -120,19 +124,31 @@ def add_rates(inputs: Inputs, keys: dict[str, str]) -> ir.Table:
     (clicks + s b) / (expected + s b), where each show is expected to bring 1 / (ads in its display) clicks; it does not
     mistake a small display for a good ad. A key that history does not know has the base rate and lift 0. All float64.
     """
-    history, strength, folds = inputs.history, inputs.smoothing.strength, inputs.smoothing.folds
-    table = with_prior(inputs, inputs.impressions)
+    table = inputs.impressions.mutate(fold=fold(inputs.impressions, inputs.smoothing.folds))
+    lookups = []
     for name, key in keys.items():
-        lookup = inputs.once(known(inputs.once(counts(history, [key], folds)), [key], inputs.part))
-        by = {key: key, "fold": "fold"} if inputs.part == "history" else {key: key}
-        table = look_up(table, lookup.rename({f"{name}_{count}": count for count in COUNTS}), by)
-        counted = {count: table[f"{name}_{count}"].fill_null(0) * scale(inputs) for count in COUNTS}
-        clicked = counted["clicks"] + table.prior
-        table = table.mutate(
-            **{
-                f"{name}_shows": (counted["shows"] + 1).ln(),
-                f"{name}_rate": (clicked / (counted["shows"] + strength - clicked)).ln(),
-                f"{name}_lift": (clicked / (counted["expected"] / UNITS + table.prior)).ln(),
-            }
-        )
-    return table
+        measures = {f"{name}_{measure}": measure for measure in ("shows", "rate", "lift")}
+        lookups.append((inputs.once(_rates(inputs, key)).rename(measures), key_of(inputs, [key])))
+    table = look_up_all(table, lookups)
+    prior = inputs.smoothing.strength * base_rate(inputs)
+    unknown = {"shows": 0, "rate": (prior / (inputs.smoothing.strength - prior)).ln(), "lift": 0}
+    return table.mutate(
+        **{
+            f"{name}_{measure}": table[f"{name}_{measure}"].fill_null(value)
+            for name in keys
+            for measure, value in unknown.items()
+        }
+    )
+
+
+def _rates(inputs: Inputs, key: str) -> ir.Table:
+    """The look-up of `shows`, `rate` and `lift` of a key, as far as a row may know them."""
+    strength = inputs.smoothing.strength
+    table = known(inputs, inputs.once(counts(inputs.history, [key], inputs.smoothing.folds)), [key])
+    shows, clicked = table.shows * scale(inputs), table.clicks * scale(inputs) + strength * base_rate(inputs)
+    return table.select(
+        *key_of(inputs, [key]),
+        shows=(shows + 1).ln(),
+        rate=(clicked / (shows + strength - clicked)).ln(),
+        lift=over_expected(inputs, table).ln(),
+    )

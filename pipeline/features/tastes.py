@@ -12,7 +12,7 @@ import ibis.expr.types as ir
 
 from pipeline.core.relational import LookUp, look_up, look_up_all
 from pipeline.features.base import Group, Inputs
-from pipeline.features.smoothing import counts, look_up_known, over_expected, with_prior
+from pipeline.features.smoothing import counts, fold, gains, key_of
 from pipeline.features.subjects import SUBJECTS, Subject, about
 from pipeline.schemas.features import Column
 
@@ -25,13 +25,9 @@ def build(inputs: Inputs) -> ir.Table:
     table = inputs.impressions
     for subject in SUBJECTS:
         table = _described(inputs, table, _interests(inputs, table, inputs.views, subject), subject)
-    table = look_up_all(with_prior(inputs, table), list(_counted(inputs)))
-    features = {}
-    for subject in SUBJECTS:
-        for name in _keys(subject):
-            everybody = over_expected(inputs, table, name)
-            features[_name(name, subject)] = over_expected(inputs, table, _name(name, subject), everybody).ln()
-    return table.mutate(**features)
+    table = table.mutate(fold=fold(table, inputs.smoothing.folds))
+    table = look_up_all(table, list(_look_ups(inputs)))
+    return table.mutate(**{column.name: table[column.name].fill_null(0) for column in GROUP.columns})
 
 
 def _keys(subject: Subject) -> dict[str, str]:
@@ -43,18 +39,18 @@ def _name(key: str, subject: Subject) -> str:
     return f"{key}_by_{subject}_interest"
 
 
-def _counted(inputs: Inputs) -> Iterator[LookUp]:
-    """The counts of each key, alone and by interest."""
+def _look_ups(inputs: Inputs) -> Iterator[LookUp]:
+    """What a row may know of each key by interest."""
     folds = inputs.smoothing.folds
-    alone = {}
     for subject in SUBJECTS:
         interests = inputs.once(_interests(inputs, inputs.history, inputs.history_views, subject))
         history = _described(inputs, inputs.history, interests, subject)
         for name, key in _keys(subject).items():
+            everywhere = counts(inputs.history if key in inputs.history.columns else history, [key], folds)
             by = [key, f"{subject}_interest"]
-            alone[name] = look_up_known(inputs, name, inputs.once(counts(history, [key], folds)), [key])
-            yield look_up_known(inputs, _name(name, subject), inputs.once(counts(history, by, folds)), by)
-    yield from alone.values()
+            here = counts(history, by, folds)
+            known = gains(inputs, inputs.once(everywhere), inputs.once(here), by[:1], by[1:])
+            yield known.rename({_name(name, subject): "gain"}), key_of(inputs, by)
 
 
 def _described(inputs: Inputs, table: ir.Table, interests: ir.Table, subject: Subject) -> ir.Table:
