@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import ibis
+import ibis.expr.operations as ops
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,7 +68,14 @@ class DuckDBEngine(Engine):
         return found if found.schema.equals(schema) else found.cast(schema)
 
     def _keep(self, expression: ir.Table) -> ir.Table:
-        return self.ibis.create_table(ibis.util.gen_name("once"), expression, temp=True)
+        # Ibis's own `create_table` asks the database what it has just told it
+        name, schema = ibis.util.gen_name("once"), expression.schema()
+        types = self.ibis.compiler.type_mapper
+        columns = ", ".join(f'"{column}" {types.to_string(kind)}' for column, kind in schema.items())
+        self.sql(f'CREATE TEMP TABLE "{name}" ({columns})')
+        self.sql(f'INSERT INTO "{name}" {self.ibis.compile(expression)}')
+        namespace = ops.Namespace(catalog="temp", database="main")
+        return ops.DatabaseTable(name, schema=schema, source=self.ibis, namespace=namespace).to_expr()
 
     def ranges(self, path: Path, column: str, rows: int = RANGE_ROWS, *, shorter: int = 1) -> Iterator[ir.Table]:
         """Cut a Parquet file, sorted by an integer column, into tables of about `rows` rows, or `shorter` times fewer;
