@@ -186,8 +186,7 @@ class Reader:
             yield slice(int(self.part.offsets[start]), int(self.part.offsets[stop])), batch
 
     def _range(self, start: int, stop: int) -> Batch:
-        rows = _Rows(self._sides, self._clicked, self.part.offsets, [(start, stop)])
-        return rows.batch(np.arange(rows.displays))
+        return _Rows(self._sides, self._clicked, self.part.offsets, [(start, stop)]).every()
 
     def _buffers(self, random: np.random.Generator | None) -> list[NDArray[np.int64]]:
         order = np.arange(self._blocks) if random is None else random.permutation(self._blocks)
@@ -257,6 +256,23 @@ class _LoadedSide:
         half = len(ranges)
         return np.append(0, np.cumsum(lengths)), np.concatenate(values[:half]), np.concatenate(values[half:])
 
+    def every(self) -> Values:
+        """All displays or rows in their order."""
+        categorical, lengths = len(self.side.categorical), [len(ids) for _, ids, _ in self.bags]
+        first = np.cumsum([0, *lengths])
+        starts = [offsets + begin for (offsets, _, _), begin in zip(self.bags, first[:-1], strict=True)]
+        ids = [bag_ids + self.side.first_ids[categorical + j] for j, (_, bag_ids, _) in enumerate(self.bags)]
+        arrays = (
+            self.codes,
+            np.concatenate([np.empty(0, np.int32), *ids]).astype(np.int32, copy=False),
+            np.concatenate([np.empty(0, np.float32), *(weights for _, _, weights in self.bags)]).astype(
+                np.float32, copy=False
+            ),
+            np.stack(starts) if starts else np.empty((0, len(self.codes) + 1), np.int64),
+            self.numbers,
+        )
+        return Values(*(torch.from_numpy(array) for array in arrays))
+
     def values(self, items: NDArray[np.int64]) -> Values:
         """Some displays or rows in a given order."""
         n, side = len(items), self.side
@@ -290,6 +306,11 @@ class _Rows:
         self.offsets = np.append(0, np.cumsum(lengths))
         self.display, self.impression = _LoadedSide(sides[0], ranges), _LoadedSide(sides[1], rows)
         self.clicked = None if clicked is None else np.concatenate([clicked[a:b] for a, b in rows]).astype(np.float32)
+
+    def every(self) -> Batch:
+        """All displays in their order."""
+        clicked = None if self.clicked is None else torch.from_numpy(self.clicked)
+        return Batch(self.display.every(), self.impression.every(), torch.from_numpy(self.offsets), clicked)
 
     def batch(self, displays: NDArray[np.int64]) -> Batch:
         starts = np.empty(len(displays) + 1, np.int64)

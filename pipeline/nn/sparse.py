@@ -81,12 +81,9 @@ def _whole(size: int) -> int:
 
 def _table(rows: Array) -> Table:
     """Of the rows (N, 1 + E) of the network's table: weights, and only those embeddings that are not all 0."""
-    kept = rows[:, 1:].any(axis=1)
-    records = np.zeros(len(rows), RECORD)
-    records["weight"] = rows[:, 0]
-    records["block"][kept] = np.arange(1, kept.sum() + 1)
-    blocks = aligned((1 + int(kept.sum()), _whole(rows.shape[1] - 1)))
-    blocks[1:, : rows.shape[1] - 1] = rows[kept, 1:]
+    records = np.empty(len(rows), RECORD)
+    blocks = aligned((1 + tiles.index(rows, records), _whole(rows.shape[1] - 1)))
+    tiles.put_blocks(rows, records, blocks)
     return Table(records, blocks.reshape(-1), blocks.shape[1])
 
 

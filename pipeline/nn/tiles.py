@@ -22,7 +22,7 @@ from pipeline.core.simd import LINE, load, prefetch, splat, store, transpose
 
 Array = NDArray[Any]
 TILE = 64
-GROUP = 2 * TILE  # displays whose outputs are kept until their rows have been scored
+GROUP = 4 * TILE  # displays whose outputs are kept until their rows have been scored
 SQUARE = 8
 _TILE = (0,) * TILE
 _SQUARE = (0,) * SQUARE
@@ -70,6 +70,29 @@ class Deep(NamedTuple):
     bias: NDArray[np.float32]
     widest: int
     last: NDArray[np.float32]
+
+
+@compiled
+def index(rows: Array, records: Array) -> int:
+    """Fill the records of a network's table (N, 1 + E); returns how many embeddings are not all 0."""
+    kept = 0
+    for i in range(len(rows)):
+        used = False
+        for k in range(1, rows.shape[1]):
+            used |= rows[i, k] != 0
+        kept += used
+        records[i].weight = rows[i, 0]
+        records[i].block = kept if used else 0
+    return kept
+
+
+@compiled
+def put_blocks(rows: Array, records: Array, blocks: Array) -> None:
+    """Copy the embeddings of a table that have a block to theirs (B, block)."""
+    for i in range(len(rows)):
+        if records[i].block:
+            for k in range(1, rows.shape[1]):
+                blocks[records[i].block, k - 1] = rows[i, k]
 
 
 @inlined
