@@ -85,12 +85,12 @@ def stage(name: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", f"pipeline.stages.{name}", *map(str, arguments)]
 
 
-def machine() -> str:
+def machine(packages: Sequence[str] = _PACKAGES) -> str:
     """One line: processor, cores, memory, versions, and today's date."""
     info = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     model = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), "unknown")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     cores = len(os.sched_getaffinity(0))
     date = time.strftime("%Y-%m-%d")
     return f"{date}, {model}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}, {versions}"

@@ -33,7 +33,7 @@ class Config(TableConfig):
 
 SEARCH_SPACE: SearchSpace = {
     "k": Choice(values=(4, 8)),
-    "learning_rate": Uniform(low=0.05, high=2.0, log=True),
+    "learning_rate": Uniform(low=0.1, high=2.0, log=True),
     "l2": Uniform(low=1e-6, high=1e-3, log=True),
 }
 

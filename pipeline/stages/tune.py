@@ -9,6 +9,7 @@ from pipeline.core.runtime import runtime
 from pipeline.models.base import model_config
 from pipeline.schemas.encoded import Encoded
 from pipeline.stages.command import parser, run
+from pipeline.tuning.picture import write_picture
 from pipeline.tuning.search import TuningConfig, tune
 
 
@@ -21,11 +22,14 @@ def main(arguments: list[str]) -> None:
     )
     command.add_argument("--model", required=True, help="name of the model under `models` in the parameters")
     command.add_argument("--scores", type=Path, help="folder of out-of-fold scores, read as fields (input)")
+    command.add_argument("--picture", type=Path, help="PNG file of history, importances and slices (output)")
     options = command.parse_args(arguments)
     kind, config = model_config(options.params, options.model)
     tuning = section(options.params, "tuning", TuningConfig)
     encoded = Encoded(options.encoded, options.scores)
-    tune(kind, config, encoded, runtime(options.params), tuning, options.study, options.out)
+    study = tune(kind, config, encoded, runtime(options.params), tuning, options.study, options.out)
+    if options.picture:
+        write_picture(study, options.picture)
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ class TuningConfig:
 
 def tune(
     kind: Kind, config: Any, encoded: Encoded, runtime: RuntimeConfig, tuning: TuningConfig, journal: Path, out: Path
-) -> None:
-    """Write the winner's parameters to the YAML file `out`; it is empty if the defaults won.
+) -> optuna.Study | None:
+    """Write the winner's parameters to the YAML file `out`; it is empty if the defaults won. None: nothing to search.
 
     The study lies in `journal`, under a name that changes with the data, the defaults, the search space and the sample:
     a second call goes on where the first one ended, a call on other data starts afresh. Calls at the same time, on all
@@ -71,7 +71,7 @@ def tune(
     """
     if not tuning.trials or not kind.search_space:
         _write({}, out)
-        return
+        return None
     own = replace(runtime, threads=max(1, runtime.cores // tuning.workers))
     name = _name(kind, config, encoded, tuning)
     with temporary_folder(runtime) as folder:
@@ -84,6 +84,7 @@ def tune(
         log.info("tuning: %s", found or "the defaults")
         with search.lock:  # others may write it, too
             _write(found, out)
+    return search.study
 
 
 def _write(found: dict[str, Any], out: Path) -> None:

@@ -1,8 +1,8 @@
 """Which parameter set wins: the best one, if it is ahead of the defaults by more than luck.
 
 Both are ranked on the same displays, so what counts is the difference in each of them: its standard error is a good
-deal smaller than that of either MAP@12. Of n sets that are no better than the defaults the best one is ahead by some
-sqrt(2 ln n) standard errors (the largest of n normal numbers), so a winner must be ahead by more.
+deal smaller than that of either MAP@12. Of n sets that are no better than the defaults the best one looks better all
+the same, by the largest of n normal numbers of standard errors. A winner must be ahead by more than that is on average.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import math
 import zlib
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,12 @@ def ahead(gain: Gains, base: Gains, future: NDArray[np.bool_]) -> tuple[float, f
 
 
 def luck(tried: int) -> float:
-    """Standard errors by which the best of so many sets is ahead if none of them is any better."""
-    return max(1.0, math.sqrt(2 * math.log(max(1, tried))))
+    """Standard errors by which the best of so many sets is ahead on average if none is any better; at least one.
+
+    Blom 1958, "Statistical estimates and transformed beta-variables": the mean of the largest of n normal numbers.
+    """
+    n = max(1, tried)
+    return max(1.0, NormalDist().inv_cdf((n - 0.375) / (n + 0.25)))
 
 
 def winner(trials: Sequence[FrozenTrial], future: NDArray[np.bool_]) -> dict[str, Any] | None:

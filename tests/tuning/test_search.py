@@ -450,7 +450,7 @@ def test_the_stage(encoded: dict[str, Encoded], runtime: RuntimeConfig, tmp_path
         "runtime": dataclasses.asdict(replace(runtime, threads=1)),
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    paths = {"params": "params.yaml", "study": "studies/a.journal", "out": "tuned/a.yaml"}
+    paths = {"params": "params.yaml", "study": "studies/a.journal", "out": "tuned/a.yaml", "picture": "plots/a.png"}
     arguments = [word for name, path in paths.items() for word in (f"--{name}", str(tmp_path / path))]
     main([*arguments, "--encoded", str(encoded["validation"].folder), "--model", model])
     (trials,) = studies(tmp_path / "studies" / "a.journal")
@@ -458,4 +458,5 @@ def test_the_stage(encoded: dict[str, Encoded], runtime: RuntimeConfig, tmp_path
     winner = yaml.safe_load((tmp_path / "tuned" / "a.yaml").read_text(encoding="utf-8"))
     assert set(winner) in (set(), set(load_kind(model).search_space))
     assert model_config(tmp_path / "params.yaml", model, tmp_path / "tuned" / "a.yaml")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "studies", "tuned"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "plots", "studies", "tuned"]
+    assert (tmp_path / "plots" / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -72,16 +72,16 @@ def test_targets_of_one_part(future: NDArray[np.bool_]) -> None:
 
 
 @pytest.mark.parametrize("tried", [1, 3, 20])
-def test_luck_seldom_wins(tried: int) -> None:
-    """Of sets that are as good as the defaults the best one is taken for better in few studies."""
+@pytest.mark.parametrize(("share", "most"), [(0.3, 0.5), (0.25, 0.2)], ids=["as good", "a little worse"])
+def test_luck_seldom_wins(tried: int, share: float, most: float) -> None:
+    """Of sets as good as the defaults the best one nearly always looks better, but wins in less than half of all."""
     random, won = np.random.default_rng(3), 0
     for _ in range(200):
         base = better(0.3, random)
-        sets = [np.where(random.random(DISPLAYS) < 0.2, better(0.3, random), base) for _ in range(tried)]
+        sets = [np.where(random.random(DISPLAYS) < 0.2, better(share, random), base) for _ in range(tried)]
         trials = [trial(0, base, defaults=True), *(trial(1 + i / 10, gain) for i, gain in enumerate(sets))]
         won += winner(trials, FUTURE) is not None
-    assert won / 200 < 0.25
-    assert luck(tried) >= 1
+    assert won / 200 < most
 
 
 def test_what_is_better_wins() -> None:
@@ -111,4 +111,4 @@ def test_the_more_are_tried_the_more_is_luck() -> None:
     expected: Sequence[float] = [float(np.random.default_rng(6).normal(size=(4000, n)).max(1).mean()) for n in (3, 30)]
     assert luck(1) == luck(0) == 1
     for n, of_n in zip((3, 30), expected, strict=True):
-        assert of_n < luck(n) < 2 * of_n
+        assert luck(n) == pytest.approx(max(1, of_n), rel=0.03)
