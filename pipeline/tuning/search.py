@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -102,8 +103,10 @@ class Search:
     """Asks a study for parameter sets and tells it what they are worth, until its budget is spent.
 
     A set is fitted on the samples, the smallest first; on the last one its MAP@12 counts. Only the best quarter of
-    those that a smaller sample has seen goes on to the next; and a fit ends early where its MAP@12 falls behind the
-    median of other trials. What another process needs to take part is pickled; the study is opened anew.
+    those that a smaller sample has seen goes on to the next; and a fit ends early where its MAP@12 has ceased to
+    rise behind the median of other trials.
+
+    What another process needs to take part is pickled; it opens the study anew.
     """
 
     kind: Kind
@@ -195,9 +198,13 @@ class Search:
         return self._fit(trial, tried, len(self.samples) - 1)
 
     def _fit(self, trial: optuna.Trial, tried: Any, rung: int) -> float:
+        best = -math.inf
+
         def report(step: int, score: float) -> None:
+            nonlocal best
+            rises, best = score > best, max(score, best)
             trial.report(score, rung * _STEPS_OF_A_RUNG + step)
-            if tried != self.config and trial.should_prune():
+            if tried != self.config and not rises and trial.should_prune():  # what learns slowly may end higher
                 raise optuna.TrialPruned
 
         model, sample = self.kind.build(tried), self.samples[rung]

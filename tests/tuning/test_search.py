@@ -54,7 +54,7 @@ SPACE: SearchSpace = {
 
 
 class FakeModel:
-    """Learns nothing: three evaluations that rise to its score. `fits` lists the configs that were tried.
+    """Learns nothing: three evaluations, its score is the second. `fits` lists the configs that were tried.
 
     Its scores put the click first in so large a share of the displays, and last in all others.
     """
@@ -71,7 +71,7 @@ class FakeModel:
         self.fits.append(self.config)
         curve = []
         for step in range(1, 4):
-            score = self.score() - 0.01 * (3 - step)
+            score = self.score() - 0.01 * abs(step - 2)
             options.report(step, score)
             curve.append({"step": float(step), "map12": score})
         return Fitted(length=3.0, curve=curve)
@@ -194,6 +194,20 @@ def test_bad_trials_are_pruned(world: Encoded, runtime: RuntimeConfig, tmp_path:
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
     pruned = [t.intermediate_values[1] for t in trials if t.state == TrialState.PRUNED]
     assert max(pruned) < max(t.intermediate_values[1] for t in trials)
+
+
+def test_what_still_rises_is_not_pruned(world: Encoded, runtime: RuntimeConfig, tmp_path: Path) -> None:
+    class Rising(FakeModel):
+        def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
+            curve = []
+            for step in range(1, 4):
+                curve.append({"step": float(step), "map12": self.score() - 0.01 * (3 - step)})
+                options.report(step, curve[-1]["map12"])
+            return Fitted(length=3.0, curve=curve)
+
+    run(world, runtime, tmp_path, fake_kind(Rising))
+    (trials,) = studies(tmp_path / "study")
+    assert {t.state for t in trials} == {TrialState.COMPLETE}
 
 
 def test_few_sets_are_tried_on_the_whole_sample(
