@@ -195,18 +195,19 @@ class _RowGroups:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._rest = schema.empty_table()
+        self._rest: list[pa.Table] = []  # no empty table: pyarrow looks for pandas to make one, which takes its time
 
     def add(self, table: pa.Table) -> None:
-        rows = pa.concat_tables([self._rest, table])
+        rows = pa.concat_tables([*self._rest, table])
         whole = rows.num_rows - rows.num_rows % ROW_GROUP
         self._append(rows.slice(0, whole))
-        self._rest = rows.slice(whole)
+        self._rest = [rows.slice(whole)]
 
     def _append(self, rows: pa.Table) -> None:
         for start in range(0, rows.num_rows, ROW_GROUP):  # one chunk: pages end where chunks do
             self._writer.write_table(rows.slice(start, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
 
     def close(self) -> None:
-        self._append(self._rest)
+        for rows in self._rest:
+            self._append(rows)
         self._writer.close()
