@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.core.simd import aligned
 from pipeline.nn import tiles
 from pipeline.nn.batches import Batch, Values
 from pipeline.nn.functions import array
 from pipeline.nn.layers import MLP, FieldEmbedding, Linear, Shared, WeightedPairs
-from pipeline.nn.tiles import RECORD, SQUARE, Deep, Matrix, Side, Table
+from pipeline.nn.records import short_table, whole
+from pipeline.nn.tiles import Deep, Matrix, Side
 
 Array = NDArray[Any]
 
@@ -52,7 +52,14 @@ class SparseNetwork:
             widest=max([0, *(len(b) for b in biases[1:])]),
             last=last,
         )
-        self.network = _table(array(embed.weight)), np.float32(linear.bias.item()), begin, display, impression, deep
+        self.network = (
+            short_table(array(embed.weight)),
+            np.float32(linear.bias.item()),
+            begin,
+            display,
+            impression,
+            deep,
+        )
 
     def __call__(self, batch: Batch) -> Tensor:
         out = np.empty(batch.rows, np.float32)
@@ -74,22 +81,9 @@ def _layers(mlp: MLP) -> tuple[list[Array], list[Array], Array]:
     return weights[:-1], biases, weights[-1][0] if weights else np.empty(0, np.float32)
 
 
-def _whole(size: int) -> int:
-    """Filled up to whole squares."""
-    return -(-size // SQUARE) * SQUARE
-
-
-def _table(rows: Array) -> Table:
-    """Of the rows (N, 1 + E) of the network's table: weights, and only those embeddings that are not all 0."""
-    records = np.empty(len(rows), RECORD)
-    blocks = aligned((1 + tiles.index(rows, records), _whole(rows.shape[1] - 1)))
-    tiles.put_blocks(rows, records, blocks)
-    return Table(records, blocks.reshape(-1), blocks.shape[1])
-
-
 def _side(numbers: Array, first: Array, pairs: Array, size: int) -> Side:
     """first (H, F * size + K): its part of the first layer. pairs (P, F): what each field is multiplied with."""
-    fields, block, hidden = pairs.shape[1], _whole(size), _whole(len(first))
+    fields, block, hidden = pairs.shape[1], whole(size), whole(len(first))
     dense = np.zeros((hidden + len(pairs) * block, fields * block + len(numbers)), np.float32)
     embedded = dense[:, : fields * block].reshape(len(dense), fields, block)  # a view
     embedded[: len(first), :, :size] = first[:, : fields * size].reshape(len(first), fields, size)

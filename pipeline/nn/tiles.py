@@ -1,7 +1,7 @@
 """The loops of nn.sparse: TILE displays, or rows, side by side.
 
 A matrix of which few entries are left is multiplied with a tile entry by entry, each for all items at once, in vector
-registers and without a branch. So a tile stands the other way round: one input (or output) of all its items, then the
+registers. So a tile stands the other way round: one input (or output) of all its items, then the
 next; what is read for an item, or has been computed for its display, is turned by squares of SQUARE numbers.
 
 x (I, TILE): inputs, the embeddings of all fields and then the numbers, each embedding filled up with zeros to a block.
@@ -19,23 +19,13 @@ from numpy.typing import NDArray
 from pipeline.core import simd
 from pipeline.core.compiled import compiled, inlined
 from pipeline.core.simd import LINE, load, prefetch, splat, store, transpose
+from pipeline.nn.records import SQUARE, Table
 
 Array = NDArray[Any]
 TILE = 64
 GROUP = 4 * TILE  # displays whose outputs are kept until their rows have been scored
-SQUARE = 8
 _TILE = (0,) * TILE
 _SQUARE = (0,) * SQUARE
-#: The weight of an id, and which of the blocks is its embedding.
-RECORD = np.dtype([("weight", np.float32), ("block", np.int32)])
-
-
-class Table(NamedTuple):
-    """records (N,). blocks: flat, of `block` numbers each; the first one, all 0, is that of every id without any."""
-
-    records: Array
-    blocks: Array
-    block: int
 
 
 class Matrix(NamedTuple):
@@ -70,29 +60,6 @@ class Deep(NamedTuple):
     bias: NDArray[np.float32]
     widest: int
     last: NDArray[np.float32]
-
-
-@compiled
-def index(rows: Array, records: Array) -> int:
-    """Fill the records of a network's table (N, 1 + E); returns how many embeddings are not all 0."""
-    kept = 0
-    for i in range(len(rows)):
-        used = False
-        for k in range(1, rows.shape[1]):
-            used |= rows[i, k] != 0
-        kept += used
-        records[i].weight = rows[i, 0]
-        records[i].block = kept if used else 0
-    return kept
-
-
-@compiled
-def put_blocks(rows: Array, records: Array, blocks: Array) -> None:
-    """Copy the embeddings of a table that have a block to theirs (B, block)."""
-    for i in range(len(rows)):
-        if records[i].block:
-            for k in range(1, rows.shape[1]):
-                blocks[records[i].block, k - 1] = rows[i, k]
 
 
 @inlined
