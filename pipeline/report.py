@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,13 +125,13 @@ class Files:
 
 
 def gather(
-    files: Files, members: tuple[str, ...], baseline: str, twins: tuple[str, str], submission: str, *, leaks: bool
+    files: Files, models: Sequence[str], baseline: str, twins: tuple[str, str], submission: str, *, leaks: bool
 ) -> Report:
-    """Read a run's results. members: of the blend. baseline: the model from which the gap to the oracle is measured.
+    """Read a run's results. models: that are told of. baseline: the one from which the gap to the oracle is measured.
 
     twins, leaks: see Report.
     """
-    models = tuple(dict.fromkeys((baseline, *members, *twins)))
+    names = tuple(dict.fromkeys((baseline, *models, *twins)))
     validation, submitted = Encoded(files.validation).part("target"), Encoded(files.submission).part("target")
     known = test_labels(files.truth, submitted)
 
@@ -142,7 +143,7 @@ def gather(
     scores = [
         Score(name="random order", validation=weighted_mean(random_map12(validation.offsets), future), test=chance)
     ]
-    paths = {name: files.predictions / f"{name}.parquet" for name in models}
+    paths = {name: files.predictions / f"{name}.parquet" for name in names}
     for name, path in {**paths, "blend": files.blend / "submission.parquet"}.items():
         validated = read_json(files.metrics / f"{name}.json")["map12"]
         scores.append(Score(name=name, validation=validated, test=test(read_scores(path, submitted))))
@@ -161,7 +162,7 @@ def gather(
         twins=twins,
         blend=read_json(files.blend / "blend.json"),
         warnings=read_json(files.ingest)["warnings"],
-        slices=[row for name in (*models, "blend") for row in read_json(files.slices / f"{name}.json")],
+        slices=[row for name in (*names, "blend") for row in read_json(files.slices / f"{name}.json")],
     )
 
 

@@ -381,6 +381,7 @@ def test_every_member_of_the_blend_is_named_wherever_it_must(stages: dict[str, S
     for member in members:
         for split in ("validation", "submission"):
             assert f"artifacts/predictions/{split}/{member}.parquet" in stages["blend"].deps, member
+    for member in {*members, *re.findall(r"--also ([\w ]+)", stages["report"].command)[0].split()}:
         for path in (f"metrics/{member}.json", f"plots/slices/{member}.json"):
             assert path in stages["report"].deps, member
         assert f"submission@{member}" in stages, member

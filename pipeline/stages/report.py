@@ -33,13 +33,14 @@ def main(arguments: list[str]) -> None:
     command.add_argument("--baseline", required=True, help="the model that stands for ad CTR")
     command.add_argument("--leaky", required=True, help="a model that reads what no production system could know")
     command.add_argument("--causal", required=True, help="the same model without that")
+    command.add_argument("--also", nargs="*", default=[], help="models that are told of beside the blend's members")
     options = vars(command.parse_args(arguments))
     files = Files(**{name: options[name] for name in Files.__dataclass_fields__})
     members = section(options["params"], "blend", BlendConfig).members
     csv: Path = options["csv"]
     report = gather(
         files,
-        members,
+        [*members, *options["also"]],
         options["baseline"],
         (options["leaky"], options["causal"]),
         csv.as_posix(),
