@@ -62,10 +62,10 @@ class Run:
 
 
 class Measured:
-    """The runs of a world, kept in a file beside it. again: stages whose runs of old do not count."""
+    """The runs of a world with these parameters, kept in a file of it. again: stages whose runs of old do not count."""
 
-    def __init__(self, world: Path, again: Sequence[str] = ()) -> None:
-        self.path = world / "measured.json"
+    def __init__(self, world: Path, params: Path, again: Sequence[str] = ()) -> None:
+        self.path = world / f"measured-{hashlib.sha256(params.read_bytes()).hexdigest()[:8]}.json"
         found = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
         runs = [Run(**{**run, "cost": Cost(**run["cost"])}) for run in found]
         self.runs = {run.name: run for run in runs if run.stage not in again}
@@ -93,7 +93,7 @@ def stages(raw: Path, world: Path, params: Path, again: Sequence[str] = ()) -> I
     groups = [f"features {group}" for group in values["features"]]
     groups += [f"collaborative {group}" for group in values["collaborative"]["groups"]]
 
-    known = Measured(world, again)
+    known = Measured(world, params, again)
 
     def run(name: str, split: str, out: Path, *arguments: object) -> Run:
         key = f"{name} {split}".strip()
