@@ -137,11 +137,13 @@ def test_workers_of_one_command(world: Encoded, tmp_path: Path) -> None:
     """It starts them, ends with them, and does without those that are killed."""
     slow = {"trees": {"kind": "lightgbm", "rounds": 400, "evaluate_every": 2, "patience": 400}}
     workspace(tmp_path, models=slow, tuning={"workers": 3}, runtime={"threads": 3})
-    stage = start(world, tmp_path, "-m", "pipeline.stages.tune")
+    (tmp_path / "hold").touch()  # holds the stage alone, or it might have tried all sets before a helper has started
+    stage = start(world, tmp_path, "-c", STAGE)
     wait_for(tmp_path, lambda found: len({t.user_attrs["worker"] for t in running(found)}) >= 2)
     helpers = children(stage.pid)
     assert len(helpers) == 2
     os.kill(helpers[0], signal.SIGKILL)
+    (tmp_path / "hold").unlink()
     assert stage.wait(100) == 0
     assert_complete(trials(tmp_path))
     assert (tmp_path / "tuned.yaml").exists()
