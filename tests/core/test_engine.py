@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -64,7 +66,7 @@ def values(table: pa.Table, *names: str) -> list[tuple[int, ...]]:
 def test_joins_alone_lose_the_order(engine: DuckDBEngine, rows: pa.Table, source: Path, lookup: Path) -> None:
     """The reason for all that follows: if this ever fails, joins keep the order, and ranges are needed no more."""
     for _ in range(5):
-        written = engine.ibis.to_pyarrow(look_up(engine.table(source), engine.table(lookup), {"key": "key"}))
+        written = engine.to_arrow(look_up(engine.table(source), engine.table(lookup), {"key": "key"}))
         assert written.num_rows == rows.num_rows
         if written["display_id"] != rows["display_id"]:
             return
@@ -103,7 +105,7 @@ def test_equal_values_stay_together(engine: DuckDBEngine, tmp_path: Path) -> Non
     path = tmp_path / "runs.parquet"
     runs = np.repeat(np.arange(len(lengths)) * 5, lengths)
     pq.write_table(pa.table({"run": pa.array(runs, pa.uint32())}), path, row_group_size=10)
-    parts = [values(engine.ibis.to_pyarrow(part), "run") for part in engine.ranges(path, "run", rows=30)]
+    parts = [values(engine.to_arrow(part), "run") for part in engine.ranges(path, "run", rows=30)]
     assert len(parts) >= 4
     assert [value for part in parts for (value,) in part] == runs.tolist()
     for before, after in pairwise(parts):
@@ -163,9 +165,28 @@ def test_once_computes_once(engine: DuckDBEngine, tmp_path: Path) -> None:
     pq.write_table(pa.table({"key": [5, 6]}), path)  # whoever computes again sees this
     again = engine.once(table.mutate(twice=table.key * 2))
     other = engine.once(table.mutate(twice=table.key * 3))
-    assert values(engine.ibis.to_pyarrow(first), "twice") == [(2,), (4,)]
-    assert values(engine.ibis.to_pyarrow(again), "twice") == [(2,), (4,)]
-    assert values(engine.ibis.to_pyarrow(other), "twice") == [(15,), (18,)]
+    assert values(engine.to_arrow(first), "twice") == [(2,), (4,)]
+    assert values(engine.to_arrow(again), "twice") == [(2,), (4,)]
+    assert values(engine.to_arrow(other), "twice") == [(15,), (18,)]
+
+
+def test_of_all_compilers_only_the_one_for_duckdb_is_loaded(lookup: Path) -> None:
+    """In a process of its own, where no other test has loaded more; who asks for the others gets them all the same."""
+    program = f"""
+import sys
+from pathlib import Path
+from pipeline.core.duckdb_engine import DuckDBEngine
+from pipeline.core.runtime import RuntimeConfig
+with DuckDBEngine(RuntimeConfig(temp_directory={str(lookup.parent)!r})) as engine:
+    table = engine.table(Path({str(lookup)!r}))
+    assert engine.one(table.aggregate(n=table.count())) == {{"n": {KEYS}}}
+heavy = ["pandas", "ibis.backends.duckdb", "ibis.backends.sql.compilers.trino"]
+assert [name for name in heavy if name in sys.modules] == []
+import ibis
+from ibis.backends.sql.compilers import DuckDBCompiler, TrinoCompiler
+assert ibis.duckdb.connect().compiler.__class__ is DuckDBCompiler
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_one_wants_one_row(engine: DuckDBEngine, lookup: Path) -> None:

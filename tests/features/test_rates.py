@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import ibis
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.config import parse
@@ -77,11 +78,12 @@ def test_ranks_and_gaps(values_of: Callable[..., Any], smoothing: dict[str, Any]
     assert ties > 100
 
 
-def test_folds_are_those_of_the_reference_and_about_even(engine: DuckDBEngine) -> None:
+def test_folds_are_those_of_the_reference_and_about_even(engine: DuckDBEngine, tmp_path: Path) -> None:
     ids = [*range(1, 20_000), 16_874_593, 23_120_126, 4_294_967_295]
-    table = ibis.memtable(pa.table({"display_id": pa.array(ids, pa.uint32())}))
+    pq.write_table(pa.table({"display_id": pa.array(ids, pa.uint32())}), tmp_path / "displays.parquet")
+    table = engine.table(tmp_path / "displays.parquet")
     for folds in (2, 5, 10):
-        found = engine.ibis.to_pyarrow(table.select("display_id", fold=fold(table, folds))).to_pydict()
+        found = engine.to_arrow(table.select("display_id", fold=fold(table, folds))).to_pydict()
         assert found["fold"] == [fold_of(i, folds) for i in found["display_id"]]
         counts = [found["fold"].count(f) for f in range(folds)]
         assert max(counts) < 1.05 * len(ids) / folds
