@@ -116,7 +116,7 @@ class Geography:
         odd = [k for k, place in enumerate(places) if len(place) > len(self.PARTS)]
         if not nowhere and not odd:
             return
-        counts = np.bincount(codes.drop_null().to_numpy(), minlength=len(values))
+        counts = np.bincount(np.from_dlpack(codes.drop_null()), minlength=len(values))
         self.nowhere += int(counts[nowhere].sum())
         self.odd += int(counts[odd].sum())
         self.examples = (self.examples + [values[k] for k in odd if values[k] not in self.examples])[:3]
@@ -127,8 +127,16 @@ def _part(place: list[str], k: int) -> str | None:
 
 
 def _recode(texts: list[str | None], codes: pa.Array) -> pa.DictionaryArray:
-    """The texts at these codes, as a dictionary that holds each text once."""
+    """The texts at these codes, as a dictionary that holds each text once.
+
+    Arrays are made of buffers: `pa.array` would load pandas, which takes as long as half a million events.
+    """
     known = list(dict.fromkeys(text for text in texts if text is not None))
-    number: dict[str | None, int | None] = {text: i for i, text in enumerate(known)}
-    new = pa.array([number.get(text) for text in texts], pa.int32())
-    return pa.DictionaryArray.from_arrays(pc.take(new, codes), pa.array(known, pa.string()))
+    place = {text: i for i, text in enumerate(known)}
+    there = np.packbits([text is not None for text in texts], bitorder="little")
+    places = np.array([0 if text is None else place[text] for text in texts], np.int32)
+    new = pa.Array.from_buffers(pa.int32(), len(texts), [pa.py_buffer(there), pa.py_buffer(places)])
+    encoded = [text.encode() for text in known]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    texts_once = pa.StringArray.from_buffers(len(known), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+    return pa.DictionaryArray.from_arrays(pc.take(new, codes), texts_once)

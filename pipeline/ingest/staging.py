@@ -50,10 +50,10 @@ class KeyOrder:
     def __call__(self, batch: pa.RecordBatch) -> None:
         if not batch.num_rows:
             return
-        key = batch.column(self.names[0]).to_numpy().astype(np.uint64)
+        key = np.from_dlpack(batch.column(self.names[0])).astype(np.uint64)  # `to_numpy` would load pandas
         self.last_id = int(key[-1])
         if len(self.names) > 1:
-            key = (key << np.uint64(32)) | batch.column(self.names[1]).to_numpy().astype(np.uint64)
+            key = (key << np.uint64(32)) | np.from_dlpack(batch.column(self.names[1])).astype(np.uint64)
         self.strict = self.strict and int(key[0]) > self._last_key and bool((key[1:] > key[:-1]).all())
         self._last_key = int(key[-1])
 

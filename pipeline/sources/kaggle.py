@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from tqdm import tqdm
 
 from pipeline.core.errors import InputError
 from pipeline.core.files import read_json, write_json
@@ -156,7 +155,7 @@ class KaggleSource:
         self._note(file.name, entry)
         log.info("%s: downloaded, %d bytes, md5 %s", file.listed, entry["size"], entry["md5"])
 
-    def _attempt(self, kaggle: Kaggle, file: RemoteFile, progress: tqdm[Any]) -> dict[str, Any]:
+    def _attempt(self, kaggle: Kaggle, file: RemoteFile, progress: Any) -> dict[str, Any]:
         """Bring the partial file to its end: its entry for the record. Raises one of FAILURES; what came is kept."""
         partial = self._partial(file)
         response, start = self._opened(kaggle, file)
@@ -283,7 +282,7 @@ def _fits(path: Path, file: RemoteFile) -> bool:
         return file.size in [member.file_size for member in archive.infolist()]
 
 
-def _hash(path: Path, digest: _Digest, progress: tqdm[Any]) -> None:
+def _hash(path: Path, digest: _Digest, progress: Any) -> None:
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)
