@@ -27,7 +27,8 @@ _ENCODINGS = {
 def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, scratch: bool = False) -> None:
     """Write batches of this schema, whole or not at all. scratch: as fast as can be, for a file that will not stay."""
     names = schema.names
-    options = {"compression": "none", "use_dictionary": False} if scratch else {
+    coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]  # cheaper to keep than to decode
+    options = {"compression": "none", "use_dictionary": coded} if scratch else {
         "compression": "zstd",
         "use_dictionary": [name for name in names if name not in _ENCODINGS],
         "column_encoding": {name: _ENCODINGS[name] for name in names if name in _ENCODINGS} or None,
