@@ -177,13 +177,11 @@ class Reader:
 
         return ahead(batches_of_buffers(), AHEAD)
 
-    def in_order(self) -> Iterator[tuple[slice, Batch]]:
-        """All batches in the order of the rows, each with the rows that it holds."""
-        starts = range(0, self.part.displays, self.batch_displays)
-        ranges = [(start, min(start + self.batch_displays, self.part.displays)) for start in starts]
-        found = ahead((partial(self._range, start, stop) for start, stop in ranges), AHEAD)
-        for (start, stop), batch in zip(ranges, found, strict=True):
-            yield slice(int(self.part.offsets[start]), int(self.part.offsets[stop])), batch
+    def in_order(self) -> Iterator[tuple[slice, Callable[[], Batch]]]:
+        """All batches in the order of the rows: the rows that each holds, and what reads it, in whatever thread."""
+        for start in range(0, self.part.displays, self.batch_displays):
+            stop = min(start + self.batch_displays, self.part.displays)
+            yield slice(int(self.part.offsets[start]), int(self.part.offsets[stop])), partial(self._range, start, stop)
 
     def _range(self, start: int, stop: int) -> Batch:
         return _Rows(self._sides, self._clicked, self.part.offsets, [(start, stop)]).every()

@@ -170,7 +170,7 @@ class WeightedPairs(nn.Module):
         with torch.no_grad():
             above = torch.ones_like(self.weight, dtype=torch.bool).triu(1)
             pairs = self.weight[above]
-            prune(pairs, share)
+            prune([pairs], [pairs.abs()], share)
             self.weight[above] = pairs
 
     def forward(self, embeddings: Sides) -> Tensor:
@@ -262,8 +262,9 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1, bias=False)) if hidden else None
 
     def weights(self) -> list[Tensor]:
-        """All matrices, as they are stored: a shared layer has one for either side."""
-        return [parameter for parameter in self.parameters() if parameter.dim() == 2]
+        """The matrices of the hidden layers, as they are stored: a shared layer has one for either side."""
+        matrices: list[Tensor] = [parameter for parameter in self.parameters() if parameter.dim() == 2]
+        return matrices[:-1]
 
     def forward(self, x: Sides) -> Tensor:
         if self.layers is None:

@@ -5,10 +5,12 @@ Deng et al. 2021, "DeepLight" (arXiv 2002.06987), algorithm 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-_SAMPLE = 4_000_000  # entries of a large table from which its threshold is taken
+_SAMPLE = 1_000_000  # about as many entries tell the threshold; 1 in 3,000 of a share of 0.9 is luck
 
 
 def sparsity_at(epoch: float, target: float, warmup: float, omega: float, damping: float) -> float:
@@ -23,18 +25,26 @@ def sparsity_at(epoch: float, target: float, warmup: float, omega: float, dampin
 
 
 @torch.no_grad()
-def prune(weight: Tensor, share: float) -> None:
-    """Set the smallest of a tensor's entries to 0, in place: a share of them (by a sample, if it is large)."""
-    entries = weight.numel()
-    if not entries or share <= 0:
+def prune(weights: Sequence[Tensor], importance: Sequence[Tensor], share: float) -> None:
+    """Set the least important entries of some tensors to 0, in place: a share of them all (by a sample, if many).
+
+    importance: of each entry, of the shape of its tensor.
+    """
+    entries = sum(x.numel() for x in importance)
+    if not round(share * entries):
         return
-    sizes = weight.reshape(-1).abs() if weight.is_contiguous() else weight.abs().reshape(-1)
-    sample = sizes[:: max(1, entries // _SAMPLE)]
-    count = round(share * len(sample))
-    if not count:
-        return
+    step = max(1, entries // _SAMPLE)
+    sample = torch.cat([x[::step].reshape(-1) for x in importance])  # whole rows: columns differ in size
+    count = max(1, round(share * len(sample)))
     threshold = sample.kthvalue(count).values
-    weight.masked_fill_(weight.abs() <= threshold, 0.0)
+    for weight, x in zip(weights, importance, strict=True):
+        weight.masked_fill_(x <= threshold, 0.0)
+
+
+def principal_axes(rows: Tensor, weights: Tensor) -> Tensor:
+    """An orthogonal matrix (E, E): in rows @ axes the squares, by weights (N,), are gathered in the fewest columns."""
+    moments = (rows * weights.unsqueeze(1)).t() @ rows
+    return torch.linalg.eigh(moments.double()).eigenvectors.to(rows.dtype)
 
 
 def sparsity(weight: Tensor) -> float:

@@ -112,6 +112,10 @@ class RowOptimizer:
         self.state[ids] = state
         self.weight[ids] -= self._rate() * change
 
+    def squares(self) -> Tensor:
+        """Of the gradients of each row (N, 1 + E), as the optimiser adds them up: more of what is read often."""
+        return self.state[:, -1]
+
     def state_dict(self) -> dict[str, Any]:
         return {"state": self.state, "last": self.last, "steps": self.steps}
 

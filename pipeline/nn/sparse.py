@@ -78,6 +78,9 @@ def _layers(mlp: MLP) -> tuple[list[Array], list[Array], Array]:
     layers = [] if mlp.layers is None else [m for m in mlp.layers if isinstance(m, (nn.Linear, Shared))]
     weights = [array(layer.weight) for layer in layers]  # type: ignore[arg-type]
     biases = [array(layer.bias) for layer in layers[:-1]]  # type: ignore[arg-type]
+    for i in reversed(range(len(biases))):
+        used = weights[i + 1].any(0)  # a unit that no other one reads is not computed
+        weights[i], biases[i], weights[i + 1] = weights[i][used], biases[i][used], weights[i + 1][:, used]
     return weights[:-1], biases, weights[-1][0] if weights else np.empty(0, np.float32)
 
 

@@ -104,10 +104,11 @@ class Network(nn.Module):
         self.embed = FieldEmbedding(inputs, embedding_size)
         self.linear = Linear(inputs)
 
-    def prune(self, epoch: float) -> bool:
+    def prune(self, epoch: float, squares: Tensor) -> bool:
         """Make the network smaller, if it is of that kind; called PRUNINGS times an epoch and before each evaluation.
 
-        epoch: how many are done. Returns whether a network of this time is one to keep: only such are evaluated.
+        epoch: how many are done. squares: of the gradients of the table (N, 1 + E) (see RowOptimizer.squares). Returns
+        whether a network of this time is one to keep: only such are evaluated.
         """
         return True
 
@@ -172,7 +173,8 @@ class NetworkTrainer:
                 shown.update(1)
                 evaluate = target is not None and state.is_time(self.config.evaluations)
                 if evaluate or state.taken >= total or state.is_time(PRUNINGS):
-                    evaluate = self.network.prune(state.length) and evaluate
+                    squares = self.optimizer.rows[self.network.embed].squares()
+                    evaluate = self.network.prune(state.length, squares) and evaluate
                 if evaluate:
                     assert target is not None
                     self._evaluate(target, report)
@@ -240,9 +242,9 @@ def predict(
         network.eval()
     score = np.zeros(part.rows, dtype=np.float32)
 
-    def fill(rows: slice, batch: Batch) -> None:
-        with torch.inference_mode():
-            score[rows] = network(batch.to(device)).float().cpu().numpy()
+    def fill(rows: slice, read: Callable[[], Batch]) -> None:
+        with torch.inference_mode():  # read and scored by one thread, which finds the batch in its cache
+            score[rows] = network(read().to(device)).float().cpu().numpy()
 
     with bar(part.rows, "predicting") as shown, Threads(cores) as threads:
         batches = Reader(part, inputs, max(1024, config.batch_displays)).in_order()

@@ -43,7 +43,7 @@ def randomised(network: Network) -> Network:
 
 def logits_of(network: Network, part: EncodedPart, inputs: Inputs) -> Floats:
     with torch.no_grad():
-        return np.concatenate([network(batch).numpy() for _, batch in Reader(part, inputs, 7).in_order()]).astype(float)
+        return np.concatenate([network(read()).numpy() for _, read in Reader(part, inputs, 7).in_order()]).astype(float)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ def test_gradient_of_the_table(world: Encoded) -> None:
     """Of rows that codes and weighted bags share, and of displays that several rows share, against differences."""
     inputs = Inputs(list(world.fields.values()))
     network = randomised(DeepFM(inputs, DeepFMConfig(embedding_dim=2, hidden=(3,)))).double()
-    _, batch = next(Reader(world.part("history"), inputs, 6).in_order())
+    _, read = next(Reader(world.part("history"), inputs, 6).in_order())
+    batch = read()
     for values in (batch.display, batch.impression):
         values.numbers, values.bag_weights = values.numbers.double(), values.bag_weights.double()
     loss = network(batch).square().sum()

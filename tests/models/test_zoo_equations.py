@@ -230,10 +230,10 @@ def test_deeplight(world: Encoded, inputs: Inputs, hidden: tuple[int, ...], prun
     config = deeplight.Config(embedding_dim=3, hidden=hidden, epochs=2)
     network, part = randomised(deeplight.DeepLight(inputs, config)), world.part("history")
     if pruned:
-        assert network.prune(1.0)
+        assert network.prune(1.0, torch.ones_like(network.embed.weight))
     found, matrix = logits_of(network, part, inputs), network.pairs.matrix().detach().numpy()
     sparse = SparseNetwork(network.embed, network.linear, network.pairs, network.mlp)
-    quick = np.concatenate([sparse(batch).numpy() for _, batch in Reader(part, inputs, 7).in_order()])
+    quick = np.concatenate([sparse(read()).numpy() for _, read in Reader(part, inputs, 7).in_order()])
     for row in range(part.rows):
         terms = naive_terms(network, world, part, row)
         expected = naive_linear(network, terms)
@@ -258,25 +258,65 @@ def test_unpruned_with_all_pairs_alike_it_is_deepfm(world: Encoded, inputs: Inpu
 def test_pruning_reaches_its_shares_along_the_schedule(inputs: Inputs) -> None:
     config = deeplight.Config(embedding_dim=8, hidden=(64, 32), epochs=10, warmup=0.1, omega=0.4, damping=0.02)
     network = randomised(deeplight.DeepLight(inputs, config))
+    squares, last = torch.rand_like(network.embed.weight), network.mlp.layers[-1].weight.clone()
 
     def shares() -> list[float]:
         above = network.pairs.weight[torch.ones_like(network.pairs.weight, dtype=torch.bool).triu(1)]
-        weights = [network.embed.weight[:, 1:], above, *network.mlp.weights()]
-        return [sparsity(weight.detach()) for weight in weights]
+        hidden = torch.cat([weight.flatten() for weight in network.mlp.weights()])
+        return [sparsity(weight.detach()) for weight in (network.embed.weight[:, 1:], above, hidden)]
 
-    assert not network.prune(1.0)
+    assert not network.prune(1.0, squares)
     assert shares() == [0.0] * len(shares())
-    assert not network.prune(3.0)
-    damped = 1 - 0.02 ** (2 / 4)
-    np.testing.assert_allclose(shares()[:2], [0.9 * damped, 0.6 * damped], atol=0.03)
-    np.testing.assert_allclose(shares()[2:4], 0.95 * damped, atol=0.01)
-    kept = network.mlp.weights()[0].detach().abs()
-    smallest = kept[kept > 0].min()
-    assert network.prune(5.0)
-    np.testing.assert_allclose(shares()[:2], [0.9, 0.6], atol=0.03)
-    np.testing.assert_allclose(shares()[2:4], 0.95, atol=0.01)
-    assert network.mlp.weights()[0].detach().abs().max() == kept.max(), "the largest stay"
-    assert smallest < kept.max()
+    assert not network.prune(3.0, squares)
+    np.testing.assert_allclose(shares(), np.array([0.9, 0.6, 0.95]) * (1 - 0.02 ** (2 / 4)), atol=0.03)
+    kept = torch.cat([weight.detach().abs().flatten() for weight in network.mlp.weights()])
+    assert network.prune(5.0, squares)
+    np.testing.assert_allclose(shares(), [0.9, 0.6, 0.95], atol=0.03)
+    left = torch.cat([weight.detach().abs().flatten() for weight in network.mlp.weights()])
+    assert left[left > 0].min() > kept[left == 0].max(), "of all layers together the largest stay"
+    assert torch.equal(network.mlp.layers[-1].weight, last)
+
+
+@pytest.mark.parametrize("hidden", [(), (6, 5)])
+def test_turned_embeddings_give_the_same_logits(world: Encoded, inputs: Inputs, hidden: tuple[int, ...]) -> None:
+    network = randomised(deeplight.DeepLight(inputs, deeplight.Config(embedding_dim=4, hidden=hidden)))
+    embeddings, squares = network.embed.weight[:, 1:], torch.rand_like(network.embed.weight)
+    embeddings[:, 3] = embeddings[:, 0] - 2 * embeddings[:, 1]  # of their 4 dimensions 3 are used
+    before = logits_of(network, world.part("history"), inputs)
+    network.turn(squares)
+    np.testing.assert_allclose(logits_of(network, world.part("history"), inputs), before, atol=1e-4)
+    assert embeddings[:, 0].abs().max() < 1e-4
+    assert embeddings[:, 1:].abs().max(0).values.min() > 0.1
+    felt = (embeddings.square() * squares[:, 1:].mean(1, keepdim=True)).sum(0)
+    assert torch.equal(felt, felt.sort().values)
+
+
+def test_embeddings_that_the_loss_feels_most_are_kept(inputs: Inputs) -> None:
+    network = randomised(deeplight.DeepLight(inputs, deeplight.Config(epochs=1)))
+    squares = torch.rand_like(network.embed.weight) ** 4
+    squares[:3] = 0
+    network.turn(squares)
+    network.embed.weight[0, 1] = 0.0  # something was pruned: it is not turned again
+    before = network.embed.weight.clone()
+    assert network.prune(1.0, squares)
+    assert torch.equal(network.embed.weight[:, 0], before[:, 0])
+    kept, felt = network.embed.weight[:, 1:] != 0, before[:, 1:].square() * squares[:, 1:]
+    assert felt[kept].min() > felt[~kept].max()
+    assert before[:, 1:][kept].abs().min() < before[:, 1:][~kept].abs().max(), "not simply the largest"
+    assert not kept[:3].any(), "what was never read goes first"
+
+
+def test_units_that_nothing_reads_are_not_computed(world: Encoded, inputs: Inputs) -> None:
+    network, part = randomised(deeplight.DeepLight(inputs, deeplight.Config(hidden=(6, 5, 4)))), world.part("history")
+    first, second, third = (network.mlp.layers[i] for i in (0, 3, 6))
+    with torch.no_grad():
+        third.weight[:, 2] = 0  # of the second layer's units
+        second.weight[[0, 1, 3, 4], 5] = 0  # only that one read the first layer's last unit
+    sparse = SparseNetwork(network.embed, network.linear, network.pairs, network.mlp)
+    deep = sparse.network[-1]
+    assert (len(first.bias), deep.hidden, deep.borders.tolist()) == (6, 5, [0, 4, 8])
+    quick = np.concatenate([sparse(read()).numpy() for _, read in Reader(part, inputs, 7).in_order()])
+    np.testing.assert_allclose(quick, logits_of(network, part, inputs), atol=1e-4)
 
 
 def test_it_trains_to_its_shares_and_predicts_by_what_is_left(tmp_path: Path, runtime: RuntimeConfig) -> None:

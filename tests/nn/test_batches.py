@@ -112,7 +112,8 @@ def test_each_row_is_what_was_written(part: EncodedPart, fields: list[Field], di
 
 def test_in_order_covers_all_rows(part: EncodedPart, fields: list[Field], displays: Displays) -> None:
     inputs, end = Inputs(fields), 0
-    for rows, batch in Reader(part, inputs, 3).in_order():
+    for rows, read in Reader(part, inputs, 3).in_order():
+        batch = read()
         assert rows.start == end
         end = rows.stop
         assert rows_of(batch, inputs) == list(range(rows.start, rows.stop))
@@ -156,7 +157,7 @@ def test_labels_may_be_unknown(tmp_path: Path, displays: Displays) -> None:
     fields = [*MIXED, categorical("row", displays.rows)]
     part = part_of(tmp_path / "encoded", fields, displays.unlabelled())
     reader = Reader(part, Inputs(fields), 4)
-    assert all(batch.clicked is None for _, batch in reader.in_order())
+    assert all(read().clicked is None for _, read in reader.in_order())
     assert all(batch.clicked is None for batch in reader.shuffled((1,)))
 
 
@@ -173,7 +174,8 @@ def test_pieces_are_the_batch(
     """Whole displays in their order; at least two if there is enough for two."""
     monkeypatch.setattr(batches, "PIECE_ROWS", piece_rows)
     inputs = Inputs(fields)
-    for rows, batch in Reader(part, inputs, size).in_order():
+    for rows, read in Reader(part, inputs, size).in_order():
+        batch = read()
         pieces, start = batch.pieces(), rows.start
         wanted = 1 if batch.rows < piece_rows // 2 else max(2, batch.rows // piece_rows)
         assert len(pieces) == min(batch.displays, wanted)
@@ -190,7 +192,8 @@ def test_fields_of_one_kind(part: EncodedPart, fields: list[Field], displays: Di
     chosen = [f for f in fields if (f.kind, f.per) == (kind, per)]
     assert chosen
     inputs = Inputs(chosen)
-    for rows, batch in Reader(part, inputs, 4).in_order():
+    for rows, read in Reader(part, inputs, 4).in_order():
+        batch = read()
         assert batch.rows == rows.stop - rows.start
         for side, values, n in (
             (inputs.display, batch.display, batch.displays),

@@ -113,7 +113,7 @@ def test_shared_begins_as_a_plain_layer() -> None:
 def read(tmp_path_factory: pytest.TempPathFactory) -> tuple[Inputs, list[Batch]]:
     part = part_of(tmp_path_factory.mktemp("layers") / "encoded", MIXED, mixed(np.random.default_rng(3), 40))
     inputs = Inputs(MIXED)
-    return inputs, [batch for _, batch in Reader(part, inputs, 9).in_order()]
+    return inputs, [read() for _, read in Reader(part, inputs, 9).in_order()]
 
 
 def plain(inputs: Inputs) -> list[Field]:

@@ -65,7 +65,8 @@ def naive(table: Tensor, found: list[Gradient], decay: float) -> Tensor:
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_gradients_are_added_up_by_id(part: EncodedPart, inputs: Inputs, decay: float) -> None:
     table = table_of(inputs)
-    for _, batch in Reader(part, inputs, 13).in_order():
+    for _, read in Reader(part, inputs, 13).in_order():
+        batch = read()
         found = [g for piece in [*batch.pieces(), batch] for g in gradients(table, piece)]
         ids, sums = add_up(found, decay)
         expected = naive(table.weight, found, decay)
@@ -116,7 +117,7 @@ def sparse(
 
 
 def batches_of(part: EncodedPart, inputs: Inputs, displays: int) -> list[Batch]:
-    return [batch for _, batch in Reader(part, inputs, displays).in_order()]
+    return [read() for _, read in Reader(part, inputs, displays).in_order()]
 
 
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "torch"])
@@ -171,7 +172,7 @@ def test_threads_do_not_change_a_bit(part: EncodedPart, inputs: Inputs) -> None:
 def test_rows_that_were_not_read_stand_still(part: EncodedPart, inputs: Inputs) -> None:
     table = table_of(inputs)
     before = table.weight.clone()
-    batch = next(batch for _, batch in Reader(part, inputs, 2).in_order())
+    batch = next(read() for _, read in Reader(part, inputs, 2).in_order())
     found = gradients(table, batch)
     with Threads(2) as threads:
         optimizer = RowOptimizer(table, "adam", RATE, threads)
@@ -184,7 +185,7 @@ def test_rows_that_were_not_read_stand_still(part: EncodedPart, inputs: Inputs) 
 
 
 def test_state_is_saved_and_restored(part: EncodedPart, inputs: Inputs) -> None:
-    batch = next(batch for _, batch in Reader(part, inputs, 20).in_order())
+    batch = next(read() for _, read in Reader(part, inputs, 20).in_order())
     tables = [table_of(inputs), table_of(inputs)]
     with Threads(1) as threads:
         first, second = (RowOptimizer(table, "adam", RATE, threads) for table in tables)

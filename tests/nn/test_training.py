@@ -321,8 +321,8 @@ def test_threads_do_not_change_a_bit(runtime: RuntimeConfig, tmp_path: Path) -> 
     world = write_mixed(tmp_path / "encoded", displays=3000, seed=6)
     config = replace(CONFIG, batch_displays=3000, embedding_dim=16, hidden=(64, 32), epochs=2, evaluations=1)
     part = world.part("history")
-    _, batch = next(Reader(part, Inputs(list(world.fields.values())), 3000).in_order())
-    assert len(batch.pieces()) > 3
+    _, read = next(Reader(part, Inputs(list(world.fields.values())), 3000).in_order())
+    assert len(read().pieces()) > 3
     states = [fit(world, replace(runtime, threads=n), config)[0].network.state_dict() for n in (1, 2, 3)]
     for name, tensor in states[0].items():
         assert all(torch.equal(tensor, other[name]) for other in states[1:]), name
