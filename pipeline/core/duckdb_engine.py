@@ -25,7 +25,7 @@ from pipeline.core.engine import ROW_GROUP, Engine
 from pipeline.core.runtime import RuntimeConfig
 
 #: About how many rows a range has.
-RANGE_ROWS = 16 * ROW_GROUP
+RANGE_ROWS = 8 * ROW_GROUP
 
 
 class DuckDBEngine(Engine):

@@ -7,6 +7,7 @@ numeric field that has a bucketised twin is read as its twin.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,12 +57,14 @@ class Displays(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """Where the ids of a field begin, into how many bits they are hashed, and what it is crossed with, if anything."""
+    """Where the ids of a field begin, into how many bits they are hashed, and what it is crossed with, if anything;
+    weight: see Cross."""
 
     field: Field
     first: int
     hash_bits: int | None = None
     other: Field | None = None
+    weight: float = 1.0
 
     def ids(self) -> NDArray[np.int32]:
         """The ids of all its values."""
@@ -73,18 +76,26 @@ class _Column:
         return "impression" if "impression" in both else "display"
 
 
+class Cross(NamedTuple):
+    """Two fields whose pairs of values are ids of their own; the x of each is multiplied by `weight`."""
+
+    first: Field
+    second: Field
+    weight: float = 1.0
+
+
 class Inputs:
     """The fields that a model reads: shared ones first. table_size: how many ids there are.
 
-    hash_bits: fold all ids into a table of 2 ** hash_bits. crosses: pairs of fields whose pairs of values are fields of
-    their own, hashed into 2 ** cross_bits further ids.
+    hash_bits: fold all ids into a table of 2 ** hash_bits. crosses: fields of their own, hashed into 2 ** cross_bits
+    further ids.
     """
 
     def __init__(
         self,
         fields: Sequence[Field],
         hash_bits: int | None = None,
-        crosses: Sequence[tuple[Field, Field]] = (),
+        crosses: Sequence[Cross] = (),
         cross_bits: int = 0,
     ) -> None:
         check(bool(fields or crosses), "fields: a model must read at least one, found none")
@@ -93,7 +104,7 @@ class Inputs:
             columns.append(_Column(field, size, hash_bits))
             size += max(1, field.size)
         size = size if hash_bits is None else 1 << hash_bits
-        columns += [_Column(a, size, cross_bits, b) for a, b in crosses]
+        columns += [_Column(c.first, size, cross_bits, c.second, c.weight) for c in crosses]
         self.table_size = size + (1 << cross_bits if crosses else 0)
         self.shared = [c for c in columns if c.per == "display"]
         self.own = [c for c in columns if c.per == "impression"]
@@ -106,16 +117,17 @@ def readable(encoded: Encoded, fields: Sequence[Field]) -> list[Field]:
     return list(chosen.values())
 
 
-def pairs(encoded: Encoded, texts: Sequence[str]) -> list[tuple[Field, Field]]:
-    """The fields that crosses such as `viewed x ad_id` name, without those of which `leaks: false` hides one."""
-    named = [_pair(encoded, text) for text in texts]
-    return [both for both in named if both is not None]
+def named_crosses(encoded: Encoded, texts: Sequence[str]) -> list[Cross]:
+    """What `viewed x ad_id`, or `viewed x ad_id * 4` with a weight, names, but for what `leaks: false` hides."""
+    named = [_cross(encoded, text) for text in texts]
+    return [cross for cross in named if cross is not None]
 
 
-def _pair(encoded: Encoded, text: str) -> tuple[Field, Field] | None:
-    names = [name.strip() for name in text.split(" x ")]
-    if len(names) != 2:
-        raise ParameterError(f"crosses: expected two fields, such as `platform x ad_id`, found {text!r}")
+def _cross(encoded: Encoded, text: str) -> Cross | None:
+    form = re.fullmatch(r"\s*(\w+) x (\w+)(?: \* (\d+\.?\d*))?\s*", text)
+    if form is None or not float(form[3] or 1):
+        raise ParameterError(f"crosses: expected two fields, such as `platform x ad_id` or `... * 4`, found {text!r}")
+    names = form[1], form[2]
     for name in names:
         if name not in encoded.fields and name not in encoded.hidden:
             raise ParameterError(f"crosses: {name} not encoded; there are {', '.join(sorted(encoded.fields))}")
@@ -123,7 +135,7 @@ def _pair(encoded: Encoded, text: str) -> tuple[Field, Field] | None:
         log.info("crosses: %s is left out, since it knows of the future", text)
         return None
     first, second = readable(encoded, [encoded.fields[names[0]]]) + readable(encoded, [encoded.fields[names[1]]])
-    return first, second
+    return Cross(first, second, float(form[3] or 1))
 
 
 Ranges = Sequence[tuple[int, int]]
@@ -246,7 +258,7 @@ class _Items:
         return _joined(pieces), ids, weights
 
     def _cross(self, column: _Column) -> _List:
-        """All pairs of the values of two fields, hashed; the weight of a pair is the product of its weights."""
+        """All pairs of the values of two fields, hashed; a pair's weight is the product of theirs and the cross's."""
         assert column.other is not None
         assert column.hash_bits is not None
         both: list[Any] = []
@@ -259,7 +271,7 @@ class _Items:
                 item = np.repeat(item, np.diff(self.borders))
             both.append((item, offsets, codes, weights))
         salt = zlib.crc32(f"{column.field.name} x {column.other.name}".encode())
-        found: _List = filling.cross(both[0], both[1], salt, column.hash_bits)
+        found: _List = filling.cross(both[0], both[1], np.float32(column.weight), salt, column.hash_bits)
         return found
 
 

@@ -56,10 +56,10 @@ def put_lists(
 
 
 @compiled
-def cross(a: Any, b: Any, salt: int, bits: int) -> Any:
+def cross(a: Any, b: Any, weight: float, salt: int, bits: int) -> Any:
     """All pairs of the values of two lists for each item: (n + 1,) offsets, hashed codes, products of the weights.
 
-    a, b: the list of each item (n,), and the lists' offsets, codes and weights.
+    a, b: the list of each item (n,), and the lists' offsets, codes and weights. weight: one more factor of each.
     """
     item_a, offsets_a, codes_a, weights_a = a
     item_b, offsets_b, codes_b, weights_b = b
@@ -74,7 +74,7 @@ def cross(a: Any, b: Any, salt: int, bits: int) -> Any:
         for u in range(offsets_a[item_a[i]], offsets_a[item_a[i] + 1]):
             for v in range(offsets_b[item_b[i]], offsets_b[item_b[i] + 1]):
                 codes[at] = _mixed(codes_a[u], codes_b[v], salt) >> uint64(64 - bits)
-                weights[at] = weights_a[u] * weights_b[v]
+                weights[at] = weight * weights_a[u] * weights_b[v]
                 at += 1
     return offsets, codes, weights
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.core import stopping
 from pipeline.core.compiled import digest
 from pipeline.core.files import read_json, write_json
-from pipeline.factorization.displays import Inputs, readable
+from pipeline.factorization.displays import Cross, Inputs, readable
 from pipeline.factorization.training import (
     FactorizationConfig,
     Learner,
@@ -29,13 +29,13 @@ from pipeline.factorization.training import (
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 from pipeline.schemas.fitting import FitOptions, Fitted
 
-Crosses = list[tuple[Field, Field]]
+Crosses = list[Cross]
 
 
 class FactorizationModel:
     """Fits the learner that `make(inputs, config, history)` makes (see models.base.Model).
 
-    crosses: the pairs of fields that the config asks to cross, and how many bits they are hashed into.
+    crosses: those that the config asks for; cross_bits: into how many they are hashed.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class FactorizationModel:
     def reads(self, encoded: Encoded) -> list[Field]:
         """All fields that it learns from, those of its crosses, too."""
         chosen = encoded.select(self.config.groups, self.config.fields, self.config.scopes)
-        return [*chosen, *(field for pair in self.crosses(encoded) for field in pair)]
+        return [*chosen, *(field for cross in self.crosses(encoded) for field in (cross.first, cross.second))]
 
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
         if self.learner is None:
@@ -79,15 +79,14 @@ class FactorizationModel:
         if self.learner is None:
             raise ValueError("fit the model before saving it")
         fields = [asdict(field) for field in self.fields]
-        write_json(
-            folder / "fields.json", {"fields": fields, "crossed": [[asdict(f) for f in p] for p in self.crossed]}
-        )
+        crossed = [(asdict(first), asdict(second), weight) for first, second, weight in self.crossed]
+        write_json(folder / "fields.json", {"fields": fields, "crossed": crossed})
         save_arrays(folder / "weights", self.learner.weights())
 
     def load(self, folder: Path) -> None:
         found = read_json(folder / "fields.json")
         self.fields = [Field(**values) for values in found["fields"]]
-        self.crossed = [(Field(**a), Field(**b)) for a, b in found["crossed"]]
+        self.crossed = [Cross(Field(**a), Field(**b), weight) for a, b, weight in found["crossed"]]
         self.learner = self.make(self._inputs(), self.config, None)
         self.learner.keep(load_arrays(folder / "weights"))
 

@@ -108,5 +108,5 @@ GROUP = Group(
     scope="time-causal",
     columns=tuple(_column(side, label) for side, label in _PAIRS),
     build=build,
-    shorter=4,  # all that a display's user viewed, by all that it is about
+    shorter=2,  # all that a display's user viewed, by all that it is about
 )

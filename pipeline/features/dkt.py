@@ -36,7 +36,7 @@ class Config(DKTConfig):
     users: from about how many users' views it learns. least: documents that an attribute must have.
     """
 
-    users: int = 300_000
+    users: int = 200_000
     least: int = 5
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ class Config(FactorConfig):
     own; the others get one by their topics and categories. nightly_sweeps: from night to night.
     """
 
-    users: int = 500_000
+    users: int = 200_000
     least: int = 5
     nightly_sweeps: int = 2
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.config import check
 from pipeline.factorization import ftrl
-from pipeline.factorization.displays import Displays, Inputs, pairs
+from pipeline.factorization.displays import Displays, Inputs, named_crosses
 from pipeline.factorization.model import FactorizationModel
 from pipeline.factorization.training import Arrays, FactorizationConfig
 from pipeline.models.base import Model, SearchSpace, Uniform
@@ -30,8 +30,9 @@ from pipeline.schemas.encoded import EncodedPart
 class Config(FactorizationConfig):
     """alpha, beta, l1, l2: as in the paper.
 
-    crosses: pairs of encoded fields, such as `viewed x ad_id`, whose pairs of values are ids, too; cross_bits: all of
-    them are hashed into 2 ** cross_bits.
+    crosses: pairs of encoded fields, such as `viewed x ad_id`, whose pairs of values are ids, too; all of them are
+    hashed into 2 ** cross_bits. With `viewed x ad_id * 4` they have 4 times the x, so that l2 holds them back less: for
+    what has small weights, and for what is expected to matter much.
     """
 
     alpha: float = 0.1
@@ -86,6 +87,6 @@ def build(config: Config) -> Model:
     return FactorizationModel(
         LogisticRegression,
         config,
-        crosses=lambda encoded: pairs(encoded, config.crosses),
+        crosses=lambda encoded: named_crosses(encoded, config.crosses),
         cross_bits=config.cross_bits,
     )

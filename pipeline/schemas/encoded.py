@@ -173,13 +173,14 @@ class Encoded:
         return EncodedPart(self.folder / part, **self._counts[part], elsewhere=elsewhere, twins=self._twins)
 
     def select(self, groups: Sequence[str], names: Sequence[str], scopes: Sequence[Scope] = ()) -> list[Field]:
-        """The fields of some feature groups and the named ones (all if both are empty), of some scopes (all if empty).
+        """The fields of some feature groups and the named ones (all if both are empty), of some scopes (all if empty);
+        of those that `leaks: false` hides, none.
 
         Raises ParameterError if a group or a field is not there.
         """
         known = {field.group for field in self.fields.values()}
         for what, asked, there in (("groups", groups, known), ("fields", names, self.fields)):
-            unknown = [name for name in asked if name not in there]
+            unknown = [name for name in asked if name not in there and name not in self.hidden]
             if unknown:
                 raise ParameterError(f"{what}: {', '.join(unknown)} not encoded; there are {', '.join(sorted(there))}")
         named = [f for f in self.fields.values() if not (groups or names) or f.group in groups or f.name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from pipeline.core.errors import ParameterError
 from pipeline.factorization import displays as module
-from pipeline.factorization.displays import Displays, Inputs, Reader, Side, pairs, readable
+from pipeline.factorization.displays import Displays, Inputs, Reader, Side, named_crosses, readable
 from pipeline.schemas.encoded import Encoded, Field
 from tests.synthetic import MIXED, alike, mixed, write_encoded
 
@@ -85,32 +86,34 @@ def test_hashing(world: Encoded, bits: int) -> None:
 
 @pytest.mark.parametrize(("a", "b"), [("page", "ad"), ("entity", "topic"), ("entity", "page"), ("age", "ad")])
 def test_crosses(world: Encoded, a: str, b: str) -> None:
-    """An id for each pair of values, the product of their weights; by display if both fields are."""
-    (crossed,) = pairs(world, [f"{a} x {b}"])
+    """An id for each pair of values, the product of the weights; by display if both fields are."""
+    (crossed,) = named_crosses(world, [f"{a} x {b} * 2.5"])
+    both = crossed.first, crossed.second
     plain, bits = Inputs([world.fields["topic"]]), 20
     inputs = Inputs([world.fields["topic"]], None, [crossed], bits)
     assert inputs.table_size == plain.table_size + (1 << bits)
     ((_, found),) = Reader(world.part("history"), inputs).in_order()
     by = {"display": (found.shared, 1), "impression": (found.own, 2)}
-    side, fields = by["display" if {f.per for f in crossed} == {"display"} else "impression"]
+    side, fields = by["display" if {f.per for f in both} == {"display"} else "impression"]
     assert side.fields == fields
     codes: dict[tuple[int, int], int] = {}
     display = np.repeat(np.arange(len(found.offsets) - 1), np.diff(found.offsets))
     for item, values in enumerate(lists(side)[fields - 1 :: fields]):
-        own = [stored(world, f, display[item] if f.per == "display" and fields == 2 else item) for f in crossed]
-        expected = [((i, j), x * y) for i, x in own[0] for j, y in own[1]]
+        own = [stored(world, f, display[item] if f.per == "display" and fields == 2 else item) for f in both]
+        expected = [((i, j), 2.5 * x * y) for i, x in own[0] for j, y in own[1]]
         assert [x for _, x in values] == pytest.approx([x for _, x in expected], rel=1e-6)
-        for (i, _), (both, _) in zip(values, expected, strict=True):
-            assert codes.setdefault(both, i) == i
+        for (i, _), (pair, _) in zip(values, expected, strict=True):
+            assert codes.setdefault(pair, i) == i
             assert plain.table_size <= i < inputs.table_size
     assert len(set(codes.values())) == len(codes) > 5
 
 
 def test_crosses_are_checked(world: Encoded) -> None:
     with pytest.raises(ParameterError, match=r"crosses: adx not encoded; there are ad, age"):
-        pairs(world, ["page x adx"])
-    with pytest.raises(ParameterError, match=r"expected two fields, such as `platform x ad_id`, found 'page'"):
-        pairs(world, ["page"])
+        named_crosses(world, ["page x adx"])
+    for text in ("page", "page x ad * 0", "page x ad * ."):
+        with pytest.raises(ParameterError, match=f"expected two fields, such as `platform x ad_id`.*{re.escape(text)}"):
+            named_crosses(world, [text])
 
 
 def test_numbers_give_way_to_their_twins(tmp_path: Path) -> None:
