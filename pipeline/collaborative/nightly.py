@@ -114,11 +114,11 @@ class NightlyFactors:
         first = not self.mornings
         for _ in range(c.sweeps if first else self.sweeps):
             sweep(viewed, viewers, users, items, c, self.threads)
-        if first:  # the first numbers shall vary most; later nights go on from there
-            turn = principal_axes(gram(items))
-            users, items = users @ turn, items @ turn
         active = np.diff(viewed.offsets) > 0
         mean = users[active].mean(axis=0) if active.any() else np.zeros(c.dim, np.float32)
+        if first:  # the first numbers shall vary most; later nights go on from there
+            turn = principal_axes(gram(items))
+            items, mean = items @ turn, mean @ turn
         mapping = self._mapping(items, np.diff(viewers.offsets))
         self.mornings[morning] = Morning(items, gram(items), mean, mapping)
         return items.copy()
