@@ -223,6 +223,8 @@ def test_viewed_fields_against_loops(
         after = sorted((delay, document) for delay, document in around[row["display_id"]] if delay >= 0)
         hour = [(delay, document) for delay, document in after[:20] if delay < 3_600_000]
         chosen = [document for _, document in (before[:20] if field == "viewed" else hour)]
+        if not row["first"]:  # where a display's lists stand
+            chosen = []
         weights: dict[str, list[tuple[int | None, float]]] = {
             "document": [(document, 1) for document in chosen],
             "source": [(source_of.get(document), 1) for document in chosen],

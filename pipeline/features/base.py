@@ -206,9 +206,18 @@ def _columns(engine: Engine, group: Group, inputs: Inputs) -> Callable[[ir.Table
         assert group.build is not None
         views = within(inputs.views)
         table = group.build(replace(inputs, impressions=impressions, views=views, within=within))
-        return table.select(*ALIGNMENT, **{c.name: table[c.name].cast(c.dtype) for c in group.columns})
+        return table.select(*ALIGNMENT, **{c.name: _written(table, c) for c in group.columns})
 
     return build
+
+
+def _written(table: ir.Table, column: Column) -> ir.Value:
+    """A column as its file holds it: lists that all ads of a display share stand in its first row alone, since to write
+    them again for each ad would take most of the time and disk of what holds them."""
+    value = table[column.name].cast(column.dtype)
+    if column.kind == "multi" and column.per == "display":
+        return ibis.ifelse(table.first, value, ibis.null(column.dtype))
+    return value
 
 
 def _check_part(group: Group, impressions: Path, path: Path) -> None:

@@ -32,7 +32,7 @@ class Column:
     """A feature.
 
     dtype: the Ibis type in which it is written.
-    per: whether all ads of a display share the value.
+    per: whether all ads of a display share the value; if it is a list, it stands in the display's first row alone.
     scope: what it may know; None for the scope of its group.
     """
 

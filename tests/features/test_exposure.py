@@ -83,8 +83,8 @@ def test_exposure(values_of: Callable[..., Any], known: dict[int, dict[str, int 
                 expected = {name: value for key in KEYS for name, value in exposure(own, others, key).items()}
                 numbers = {name: math.nan if values[name] is None else values[name] for name in expected}
                 assert numbers == pytest.approx(expected, rel=1e-6, nan_ok=True), own
-                found = values["clicked_documents"]
-                assert found == ([{"id": i, "weight": n} for i, n in sorted(clicks.items())] or None), own
+                documents = [{"id": i, "weight": n} for i, n in sorted(clicks.items())] if values["first"] else []
+                assert values["clicked_documents"] == (documents or None), own
                 compared.update(name for name, value in expected.items() if value > 0)
                 compared["clicked_documents"] += bool(clicks)
     assert min(compared[name] for name in parts["history"][1][0] if name not in ("row", "first")) > 5, compared

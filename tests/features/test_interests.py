@@ -37,7 +37,9 @@ def test_interests(values_of: Callable[..., Any], sparse: tuple[Path, Path], tmp
                 before[view["display_id"]].append(view["document_id"])
             elif view["document_id"] not in promoted:
                 after[view["display_id"]].append(view["document_id"])
-        for row, values in zip(rows[:3000], found, strict=False):
+        for row, values in zip(rows[:6000], found, strict=False):
+            if not row["first"]:
+                continue
             pages = [row["document_id"]] if row["document_id"] is not None else []
             pages += before[row["display_id"]]
             for name, read in (("interest", pages), ("profile", pages + after[row["display_id"]])):
