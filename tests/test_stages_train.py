@@ -25,7 +25,15 @@ from pipeline.stages import train as train_stage
 
 MODELS: dict[str, dict[str, Any]] = {
     "rate": {"kind": "ad_ctr"},
-    "deep": {"kind": "deepfm", "embedding_dim": 4, "hidden": [8], "epochs": 2, "evaluations": 2, "patience": 4},
+    "deep": {
+        "kind": "deepfm",
+        "groups": ["ids", "context", "leak", "rates"],
+        "embedding_dim": 4,
+        "hidden": [8],
+        "epochs": 2,
+        "evaluations": 2,
+        "patience": 4,
+    },
     "trees": {"kind": "lightgbm", "rounds": 12, "evaluate_every": 4, "groups": ["rates"]},
 }
 
