@@ -80,7 +80,7 @@ WITH category AS (
 SELECT row, first, ad_id, ad_document_id, campaign_id, advertiser_id, ad.source_id AS ad_source_id,
     ad.publisher_id AS ad_publisher_id, cat_ad.about AS ad_category, top_ad.about AS ad_topic, user_id,
     i.document_id AS page_id, page.source_id AS page_source_id, page.publisher_id AS page_publisher_id,
-    cat_page.about AS page_category, top_page.about AS page_topic
+    CASE WHEN first THEN cat_page.about END AS page_category, CASE WHEN first THEN top_page.about END AS page_topic
 FROM '{split}/{part}.parquet' i
     LEFT JOIN meta page ON page.document_id = i.document_id LEFT JOIN meta ad ON ad.document_id = ad_document_id
     LEFT JOIN category cat_page ON cat_page.document_id = i.document_id

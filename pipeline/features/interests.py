@@ -10,16 +10,16 @@ import ibis.expr.types as ir
 
 from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
-from pipeline.features.subjects import SUBJECTS, UNIT, Subject, about, bags
-from pipeline.schemas.features import MULTI_TYPE, Column, Scope
+from pipeline.features.subjects import SUBJECTS, UNIT, Subject, about, bags, list_column
+from pipeline.schemas.features import Scope
 
 #: name -> (pages, scope).
 _NAMES: dict[str, tuple[str, Scope]] = {
     "interest": ("the pages that the user viewed before the display, and its own page", "time-causal"),
     "profile": ("the pages that the user viewed before and after the display, and its own page", "future"),
 }
-#: Pages about nothing that are added to those viewed: a single page says little about a user.
-_PRIOR = 2
+#: Shares below one in so many are left out: most are, and they say next to nothing.
+_LEAST = 50
 
 
 def build(inputs: Inputs) -> ir.Table:
@@ -28,7 +28,7 @@ def build(inputs: Inputs) -> ir.Table:
     for subject in SUBJECTS:
         shares = _shares(inputs, read, subject)
         for name in _NAMES:
-            known = shares.filter(shares[name] > 0).select("display_id", "id", weight=shares[name])
+            known = shares.filter(shares[name].notnull()).select("display_id", "id", weight=shares[name])
             bag = bags(known, "display_id", f"{name}_{subject}")
             table = look_up(table, bag, {"display_id": "display_id"})
     return table
@@ -50,7 +50,8 @@ def _read(inputs: Inputs) -> ir.Table:
 
 
 def _shares(inputs: Inputs, read: ir.Table, subject: Subject) -> ir.Table:
-    """display_id, id (uint32), and for each of _NAMES the share (float32) of the confidences that fall on the id."""
+    """display_id, id (uint32), and for each of _NAMES the share (float32) of the confidences that fall on the id, null
+    if it is too small."""
     known = about(inputs, subject)
     known = known.select("document_id", id=known.id.cast("uint32"), weight=(known.weight * UNIT).round().cast("int64"))
     met = read.inner_join(inputs.once(known), "document_id")
@@ -58,24 +59,21 @@ def _shares(inputs: Inputs, read: ir.Table, subject: Subject) -> ir.Table:
         interest=met.weight.sum(where=met.before).fill_null(0).cast("int64"), profile=met.weight.sum().cast("int64")
     )
     total = by_id.group_by("display_id").aggregate(
-        **{f"{name}_total": by_id[name].sum().cast("float64") for name in _NAMES}
+        **{f"all_{name}": by_id[name].sum().cast("int64") for name in _NAMES}
     )
     both = by_id.inner_join(total, "display_id")
-    shares = {name: (both[name] / (both[f"{name}_total"] + _PRIOR * UNIT)).cast("float32") for name in _NAMES}
+    shares = {}
+    for name in _NAMES:
+        part, whole = both[name], both[f"all_{name}"].nullif(0)
+        share = part.cast("float64") / whole.cast("float64")
+        shares[name] = ibis.ifelse(part * _LEAST >= whole, share, ibis.null()).cast("float32")
     return both.select("display_id", "id", **shares)
 
 
 GROUP = Group(
     scope="time-causal",
     columns=tuple(
-        Column(
-            name=f"{name}_{subject}",
-            kind="multi",
-            dtype=MULTI_TYPE,
-            meaning=f"share of each {subject} in {pages}",
-            per="display",
-            scope=scope,
-        )
+        list_column(f"{name}_{subject}", f"share of each {subject} in {pages}", scope)
         for subject in SUBJECTS
         for name, (pages, scope) in _NAMES.items()
     ),

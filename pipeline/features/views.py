@@ -7,8 +7,8 @@ import ibis.expr.types as ir
 
 from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
-from pipeline.features.subjects import UNIT, Label, about, bags
-from pipeline.schemas.features import MULTI_TYPE, Column, Scope
+from pipeline.features.subjects import UNIT, Label, about, bags, list_column
+from pipeline.schemas.features import Column, Scope
 
 #: How many of the latest views before the display make the fields, and of the first ones after it.
 LATEST = 20
@@ -76,14 +76,7 @@ GROUP = Group(
     scope="time-causal",
     columns=(
         *(
-            Column(
-                name=f"{field}_{label}",
-                kind="multi",
-                dtype=MULTI_TYPE,
-                meaning=f"{label} of {which}",
-                per="display",
-                scope=scope,
-            )
+            list_column(f"{field}_{label}", f"{label} of {which}", scope)
             for field, (which, scope) in _FIELDS.items()
             for label in ("document", *_LABELS)
         ),
