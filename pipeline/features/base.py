@@ -46,18 +46,18 @@ class Inputs:
 
     impressions: the rows to describe, a range of whole displays; windows over `display_id` are exact. history: the
     impressions of the split's whole history, the only rows whose labels may be used. target: those of its whole target,
-    their labels hidden (null). views: what the users of these displays viewed around them; history_views: the same of
-    the whole history; document_views: how often anybody viewed a document (all: schemas.views). table: a typed table by
-    name; of page_views, only what is before `info.views_until` may be used. once: wraps a look-up that is the same for
-    all ranges, so that it is computed at the first. within: cuts a table with a `display_id` to the displays of this
-    range, without reading the rest of it.
+    their labels hidden (null). part_views: what the users of the part's displays viewed around them; history_views: the
+    same of the whole history; document_views: how often anybody viewed a document (all: schemas.views). table: a typed
+    table by name; of page_views, only what is before `info.views_until` may be used. once: wraps a look-up that is the
+    same for all ranges, so that it is computed at the first. within: cuts a table with a `display_id` to the displays
+    of this range, without reading the rest of it.
     """
 
     part: Part
     impressions: ir.Table
     history: ir.Table
     target: ir.Table
-    views: ir.Table
+    part_views: ir.Table
     history_views: ir.Table
     document_views: ir.Table
     table: Callable[[str], ir.Table]
@@ -65,6 +65,11 @@ class Inputs:
     within: Callable[[ir.Table], ir.Table]
     info: SplitInfo
     smoothing: SmoothingConfig
+
+    @property
+    def views(self) -> ir.Table:
+        """What the users of these displays viewed around them."""
+        return self.within(self.part_views)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +180,7 @@ def _by_ranges(
         impressions=engine.table(split / "history.parquet"),
         history=engine.table(split / "history.parquet"),
         target=engine.table(split / "target.parquet").mutate(clicked=ibis.null("uint8")),
-        views=engine.table(views / "history.parquet"),
+        part_views=engine.table(views / "history.parquet"),
         history_views=engine.table(views / "history.parquet"),
         document_views=engine.table(views / "documents.parquet"),
         table=cache(lambda name: engine.table(tables / f"{name}.parquet")),  # the same object, or `once` is not once
@@ -186,7 +191,7 @@ def _by_ranges(
     )
 
     def write(part: Part, path: Path) -> None:
-        build = _columns(engine, group, replace(inputs, part=part, views=engine.table(views / f"{part}.parquet")))
+        build = _columns(engine, group, replace(inputs, part=part, part_views=engine.table(views / f"{part}.parquet")))
         impressions = split / f"{part}.parquet"
         engine.write_by_ranges(impressions, "display_id", build, path, order_by=("row",), shorter=group.shorter)
 
@@ -197,15 +202,16 @@ def _columns(engine: Engine, group: Group, inputs: Inputs) -> Callable[[ir.Table
     """The group's columns, in their declared types, as a function of a range of impressions."""
 
     def build(impressions: ir.Table) -> ir.Table:
-        ids = impressions.display_id
-        borders = engine.one(impressions.aggregate(low=ids.min(), high=ids.max()))
+        @cache
+        def borders() -> dict[str, int]:  # for the groups that ask
+            ids = impressions.display_id
+            return engine.one(impressions.aggregate(low=ids.min(), high=ids.max()))
 
         def within(table: ir.Table) -> ir.Table:  # by numbers, which the engine compares with those of a row group
-            return table.filter(table.display_id.between(borders["low"], borders["high"]))
+            return table.filter(table.display_id.between(borders()["low"], borders()["high"]))
 
         assert group.build is not None
-        views = within(inputs.views)
-        table = group.build(replace(inputs, impressions=impressions, views=views, within=within))
+        table = group.build(replace(inputs, impressions=impressions, within=within))
         return table.select(*ALIGNMENT, **{c.name: _written(table, c) for c in group.columns})
 
     return build

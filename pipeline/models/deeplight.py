@@ -115,9 +115,8 @@ class DeepLight(Network):
 class DeepLightModel(NetworkModel):
     """Infers by what is left of the network, where that runs (on a CPU)."""
 
-    def scorer(self) -> Callable[[Batch], Tensor]:
+    def scorer(self, network: Network) -> Callable[[Batch], Tensor]:
         """The compiled loop, if anything was pruned."""
-        network = super().scorer()
         assert isinstance(network, DeepLight)
         if not network.config.pruned or network.embed.weight.device.type != "cpu":
             return network

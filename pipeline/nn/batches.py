@@ -1,7 +1,4 @@
-"""Batches of whole displays, cut from memory-mapped arrays without a loop over rows in Python.
-
-Training reads blocks of neighbouring displays (a disk likes that), mixes several random blocks in a buffer and shuffles
-the buffer's displays. The order depends on the seed alone, so a killed run can go on in the middle of an epoch.
+"""What a batch of whole displays holds, and how it is cut into pieces.
 
 A batch keeps apart what all ads of a display share and what each impression has by itself: what a network computes from
 the former need be computed only once for each display, which has 5 ads on average.
@@ -9,30 +6,19 @@ the former need be computed only once for each display, which has 5 ads on avera
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.computed import Computed
-from pipeline.nn import gathering
-from pipeline.schemas.encoded import EncodedPart, Field, fuse
+from pipeline.schemas.encoded import Field, fuse
 
-BLOCK = 4096  # displays that are read in one go
-BUFFER_BLOCKS = 16
 #: Rows in a piece of a batch, each of which is computed by one thread. Half of it is worth a second piece.
 PIECE_ROWS = 2048
-AHEAD = 4  # batches that are put together while one is trained on
-
-T = TypeVar("T")
 
 
 class Side:
@@ -140,182 +126,3 @@ class Batch:
         clicked = None if self.clicked is None else self.clicked[low:high]
         starts = self.starts[first : last + 1] - low
         return Batch(self.display.piece(first, last), self.impression.piece(low, high), starts, clicked)
-
-
-class Reader:
-    """Reads a part's fields in batches of `batch_displays` displays."""
-
-    def __init__(self, part: EncodedPart, inputs: Inputs, batch_displays: int) -> None:
-        self.part, self.batch_displays = part, batch_displays
-        self._sides = [_StoredSide(part, side) for side in (inputs.display, inputs.impression)]
-        self._clicked = np.asarray(part.array("clicked")) if part.labelled else None
-        self._blocks = -(-part.displays // BLOCK)
-
-    def batches_an_epoch(self) -> int:
-        """How many batches `shuffled` yields: the last batch of each buffer may be short."""
-        return sum(-(-self._displays(buffer) // self.batch_displays) for buffer in self._buffers(None))
-
-    def shuffled(self, seed: tuple[int, ...], skip: int = 0) -> Iterator[Batch]:
-        """One epoch in an order that `seed` decides, without its first `skip` batches."""
-        random = np.random.default_rng(seed)
-        jobs: list[tuple[NDArray[np.int64], int, int]] = []
-        for buffer in self._buffers(random):
-            batches = -(-self._displays(buffer) // self.batch_displays)
-            order_seed = int(random.integers(1 << 62))
-            if skip >= batches:
-                skip -= batches
-            else:
-                jobs.append((buffer, order_seed, skip))
-                skip = 0
-        loaded = ahead((partial(self._load, buffer) for buffer, _, _ in jobs), 1)
-
-        def batches_of_buffers() -> Iterator[Callable[[], Batch]]:
-            for (_, order_seed, first), rows in zip(jobs, loaded, strict=True):
-                order = np.random.default_rng(order_seed).permutation(rows.displays)
-                for start in range(first * self.batch_displays, rows.displays, self.batch_displays):
-                    yield partial(rows.batch, order[start : start + self.batch_displays])
-
-        return ahead(batches_of_buffers(), AHEAD)
-
-    def in_order(self) -> Iterator[tuple[slice, Callable[[], Batch]]]:
-        """All batches in the order of the rows: the rows that each holds, and what reads it, in whatever thread."""
-        for start in range(0, self.part.displays, self.batch_displays):
-            stop = min(start + self.batch_displays, self.part.displays)
-            yield slice(int(self.part.offsets[start]), int(self.part.offsets[stop])), partial(self._range, start, stop)
-
-    def _range(self, start: int, stop: int) -> Batch:
-        return _Rows(self._sides, self._clicked, self.part.offsets, [(start, stop)]).every()
-
-    def _buffers(self, random: np.random.Generator | None) -> list[NDArray[np.int64]]:
-        order = np.arange(self._blocks) if random is None else random.permutation(self._blocks)
-        if random is not None and self._blocks:
-            # the one short block goes last, so that the number of batches does not depend on the order
-            order = np.append(order[order != self._blocks - 1], self._blocks - 1)
-        return [order[i : i + BUFFER_BLOCKS] for i in range(0, len(order), BUFFER_BLOCKS)]
-
-    def _displays(self, blocks: NDArray[np.int64]) -> int:
-        return int((np.minimum((blocks + 1) * BLOCK, self.part.displays) - blocks * BLOCK).sum())
-
-    def _load(self, blocks: NDArray[np.int64]) -> _Rows:
-        ranges = [(int(b) * BLOCK, min((int(b) + 1) * BLOCK, self.part.displays)) for b in blocks]
-        return _Rows(self._sides, self._clicked, self.part.offsets, ranges)
-
-
-def ahead(calls: Iterable[Callable[[], T]], depth: int) -> Iterator[T]:
-    """The results of some calls in their order, made in a background thread, up to `depth` of them too early."""
-    with ThreadPoolExecutor(1) as background:
-        pending: deque[Future[T]] = deque()
-        for call in calls:
-            pending.append(background.submit(call))
-            if len(pending) > depth:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
-# --- displays in memory -------------------------------------------------------------------------------------------
-
-
-class _StoredSide:
-    """The memory-mapped arrays of one side."""
-
-    def __init__(self, part: EncodedPart, side: Side) -> None:
-        self.side = side
-        self.codes = [part.field(f.name) for f in side.categorical]
-        self.numbers = [part.field(f.name) for f in side.numeric]
-        self.bags = [[part.field(f.name, kind) for kind in ("offsets", "ids", "weights")] for f in side.multi]
-
-
-class _LoadedSide:
-    """One side of some ranges of displays, gathered into a matrix for each kind of field."""
-
-    def __init__(self, stored: _StoredSide, ranges: Sequence[tuple[int, int]]) -> None:
-        side, items = stored.side, sum(stop - start for start, stop in ranges)
-        self.side = side
-        self.codes = np.empty((items, len(side.categorical)), np.int32)
-        self.numbers = np.empty((items, len(side.numeric)), np.float32)
-        at = 0
-        for start, stop in ranges:
-            end = at + stop - start
-            for j, values in enumerate(stored.codes):
-                gathering.put_codes(values[start:stop], side.first_ids[j], self.codes[at:end], j)
-            for j, (values, f) in enumerate(zip(stored.numbers, side.numeric, strict=True)):
-                scaling = np.float32(f.mean), np.float32(f.scale)
-                gathering.put_numbers(values[start:stop], *scaling, self.numbers[at:end], j)
-            at = end
-        self.bags = [self._bags(bag, ranges) for bag in stored.bags]
-
-    @staticmethod
-    def _bags(bag: Sequence[NDArray[Any] | Computed], ranges: Sequence[tuple[int, int]]) -> tuple[NDArray[Any], ...]:
-        offsets, ids, weights = bag
-        borders = [offsets[start : stop + 1] for start, stop in ranges]
-        lengths = np.concatenate([np.diff(b) for b in borders])
-        values = [array[b[0] : b[-1]] for array in (ids, weights) for b in borders]
-        half = len(ranges)
-        return np.append(0, np.cumsum(lengths)), np.concatenate(values[:half]), np.concatenate(values[half:])
-
-    def every(self) -> Values:
-        """All displays or rows in their order."""
-        categorical, lengths = len(self.side.categorical), [len(ids) for _, ids, _ in self.bags]
-        first = np.cumsum([0, *lengths])
-        starts = [offsets + begin for (offsets, _, _), begin in zip(self.bags, first[:-1], strict=True)]
-        ids = [bag_ids + self.side.first_ids[categorical + j] for j, (_, bag_ids, _) in enumerate(self.bags)]
-        arrays = (
-            self.codes,
-            np.concatenate([np.empty(0, np.int32), *ids]).astype(np.int32, copy=False),
-            np.concatenate([np.empty(0, np.float32), *(weights for _, _, weights in self.bags)]).astype(
-                np.float32, copy=False
-            ),
-            np.stack(starts) if starts else np.empty((0, len(self.codes) + 1), np.int64),
-            self.numbers,
-        )
-        return Values(*(torch.from_numpy(array) for array in arrays))
-
-    def values(self, items: NDArray[np.int64]) -> Values:
-        """Some displays or rows in a given order."""
-        n, side = len(items), self.side
-        codes = np.empty((n, self.codes.shape[1]), np.int32)
-        numbers = np.empty((n, self.numbers.shape[1]), np.float32)
-        gathering.take(self.codes, items, codes)
-        gathering.take(self.numbers, items, numbers)
-        total = sum(int((offsets[items + 1] - offsets[items]).sum()) for offsets, _, _ in self.bags)
-        ids, weights = np.empty(total, np.int32), np.empty(total, np.float32)
-        starts, at = np.empty((len(self.bags), n + 1), np.int64), 0
-        for j, (offsets, bag_ids, bag_weights) in enumerate(self.bags):
-            gathering.take_bags(offsets, bag_ids, bag_weights, items, at, starts[j], ids, weights)
-            ids[at : starts[j, n]] += side.first_ids[len(side.categorical) + j]
-            at = int(starts[j, n])
-        return Values(*(torch.from_numpy(array) for array in (codes, ids, weights, starts, numbers)))
-
-
-class _Rows:
-    """Some ranges of displays in memory, from which batches are gathered."""
-
-    def __init__(
-        self,
-        sides: Sequence[_StoredSide],
-        clicked: NDArray[Any] | None,
-        offsets: NDArray[np.int64],
-        ranges: Sequence[tuple[int, int]],
-    ) -> None:
-        rows = [(int(offsets[start]), int(offsets[stop])) for start, stop in ranges]
-        lengths = np.concatenate([np.diff(offsets[start : stop + 1]) for start, stop in ranges])
-        self.displays = len(lengths)
-        self.offsets = np.append(0, np.cumsum(lengths))
-        self.display, self.impression = _LoadedSide(sides[0], ranges), _LoadedSide(sides[1], rows)
-        self.clicked = None if clicked is None else np.concatenate([clicked[a:b] for a, b in rows]).astype(np.float32)
-
-    def every(self) -> Batch:
-        """All displays in their order."""
-        clicked = None if self.clicked is None else torch.from_numpy(self.clicked)
-        return Batch(self.display.every(), self.impression.every(), torch.from_numpy(self.offsets), clicked)
-
-    def batch(self, displays: NDArray[np.int64]) -> Batch:
-        starts = np.empty(len(displays) + 1, np.int64)
-        rows = gathering.rows_of(self.offsets, displays, starts)
-        return Batch(
-            display=self.display.values(displays),
-            impression=self.impression.values(rows),
-            starts=torch.from_numpy(starts),
-            clicked=None if self.clicked is None else torch.from_numpy(self.clicked[rows]),
-        )

@@ -18,9 +18,7 @@ In rows, fields of displays come before those of impressions.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +27,7 @@ from torch.nn import functional
 
 from pipeline.nn import functions, perceptrons
 from pipeline.nn.batches import Batch, Inputs, Side, Values
+from pipeline.nn.dropout import Dropout, draw_seed
 from pipeline.nn.pruning import prune
 
 NORM_EPSILON = 1e-5
@@ -275,39 +274,3 @@ class MLP(nn.Module):
         seeds = [draw_seed() if drop else 0 for _ in range(self.hidden)]
         between = perceptrons.Between(self.norm, NORM_EPSILON, drop, seeds)
         return perceptrons.mlp(x.display, x.impression, list(self.parameters()), between, x.batch)
-
-
-class Dropout(nn.Module):
-    """Like torch.nn.Dropout, but drawn from the random numbers of the piece of a batch that a thread works on.
-
-    torch's own would draw from one generator for all threads, in an order that nobody knows. The same is dropped as by
-    activations.rectify.
-    """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.rate:
-            return x
-        kept = perceptrons.random_bits(x, draw_seed()) >= int(self.rate * 2**32)
-        return x * (kept / (1 - self.rate))
-
-
-def draw_seed() -> int:
-    """Of what a compiled loop draws at random."""
-    return int(torch.randint(1 << 32, (), generator=getattr(_drawing, "generator", None)))
-
-
-_drawing = threading.local()
-
-
-@contextmanager
-def random_numbers(generator: torch.Generator) -> Iterator[None]:
-    """Let all layers draw from this generator, in this thread."""
-    _drawing.generator = generator
-    try:
-        yield
-    finally:
-        del _drawing.generator

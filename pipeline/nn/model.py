@@ -19,6 +19,7 @@ from pipeline.core.runtime import RuntimeConfig
 from pipeline.nn import (
     activations,
     batches,
+    dropout,
     exchange,
     functions,
     gathering,
@@ -27,6 +28,7 @@ from pipeline.nn import (
     losses,
     perceptrons,
     pruning,
+    reading,
     rows,
     sides,
     steps,
@@ -41,6 +43,7 @@ from pipeline.schemas.fitting import FitOptions, Fitted
 _MODULES = (
     activations,
     batches,
+    dropout,
     exchange,
     functions,
     gathering,
@@ -49,6 +52,7 @@ _MODULES = (
     losses,
     perceptrons,
     pruning,
+    reading,
     rows,
     sides,
     steps,
@@ -64,6 +68,7 @@ class NetworkModel:
         self.make, self.config = make, config
         self.runtime = RuntimeConfig()
         self.network: Network | None = None
+        self.score: Callable[[Batch], Tensor] | None = None  # what `scorer` made of the network
         self.fields: list[Field] = []
 
     def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
@@ -80,19 +85,19 @@ class NetworkModel:
         trainer = NetworkTrainer(self.network, inputs, self.config, options.runtime, encoded.part("history"))
         target = encoded.part("target") if options.length is None else None
         progress = trainer.fit(target, options.length, checkpoint, options.report)
+        self.score = self.scorer(self.network)
         length = progress.best_length if options.length is None else options.length
         return Fitted(length=length, curve=progress.curve)
 
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
-        if self.network is None:
+        if self.score is None:
             raise ValueError("fit or load the model before predicting")
         device, cores = device_of(self.runtime), self.runtime.cores
-        return predict(self.scorer(), Inputs(self.fields), part, self.config, device, cores)
+        return predict(self.score, Inputs(self.fields), part, self.config, device, cores)
 
-    def scorer(self) -> Callable[[Batch], Tensor]:
+    def scorer(self, network: Network) -> Callable[[Batch], Tensor]:
         """What gives the logits of a batch in prediction: the network itself."""
-        assert self.network is not None
-        return self.network
+        return network
 
     def save(self, folder: Path) -> None:
         if self.network is None:
@@ -107,6 +112,7 @@ class NetworkModel:
         self.network = self.make(Inputs(self.fields), self.config)
         self.network.load_state_dict(contents["network"])
         self.network.to(device_of(self.runtime))
+        self.score = self.scorer(self.network)
 
     def _fingerprint(self, encoded: Encoded, length: float | None) -> str:
         """Changes with the data, the config and the code, so that a run never goes on from what no longer fits."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from pipeline.core import processes
 from pipeline.nn import exchange
 from pipeline.nn.batches import Batch
-from pipeline.nn.layers import FieldEmbedding, random_numbers
+from pipeline.nn.dropout import random_numbers
+from pipeline.nn.layers import FieldEmbedding
 from pipeline.nn.losses import LOSSES, share
 from pipeline.nn.rows import Gradient, Kind, RowOptimizer
 from pipeline.nn.threads import Threads
@@ -31,7 +32,7 @@ class Optimizer:
         self, network: nn.Module, loss: str, *, rate: float, row_rate: float, rows: Kind, l2: float, threads: Threads
     ) -> None:
         if any(isinstance(module, nn.Dropout) for module in network.modules()):
-            raise TypeError("use layers.Dropout: torch's own is not repeatable on several threads")
+            raise TypeError("use nn.dropout.Dropout: torch's own is not repeatable on several threads")
         self.network, self.loss, self.l2, self.threads = network, loss, l2, threads
         self.dense = [p for p in network.parameters() if p.requires_grad]
         self.adam = torch.optim.Adam(self.dense, lr=rate, fused=True)

@@ -24,8 +24,9 @@ from pipeline.core.runtime import RuntimeConfig
 from pipeline.core.stopping import Progress
 from pipeline.metrics import map12
 from pipeline.nn import exchange
-from pipeline.nn.batches import Batch, Inputs, Reader
+from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import FieldEmbedding, Linear
+from pipeline.nn.reading import Reader
 from pipeline.nn.rows import Kind
 from pipeline.nn.steps import Optimizer
 from pipeline.nn.threads import Threads

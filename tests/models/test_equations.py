@@ -16,8 +16,9 @@ from pipeline.core.runtime import RuntimeConfig
 from pipeline.models.base import load_kind
 from pipeline.models.deepfm import Config as DeepFMConfig
 from pipeline.models.deepfm import DeepFM
-from pipeline.nn.batches import Inputs, Reader
+from pipeline.nn.batches import Inputs
 from pipeline.nn.layers import Shared
+from pipeline.nn.reading import Reader
 from pipeline.nn.rows import Gradient, add_up
 from pipeline.nn.training import Network
 from pipeline.schemas.encoded import Encoded, EncodedPart

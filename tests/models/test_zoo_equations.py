@@ -14,10 +14,11 @@ from pipeline.core.runtime import RuntimeConfig
 from pipeline.metrics import map12
 from pipeline.models import dcnv2, deepfm, deeplight, normdnn, wide_deep
 from pipeline.models.base import load_kind
-from pipeline.nn.batches import Inputs, Reader
+from pipeline.nn.batches import Inputs
 from pipeline.nn.crosses import Crosses
 from pipeline.nn.layers import NORM_EPSILON, Shared, layer_norm, variance_only
 from pipeline.nn.pruning import sparsity
+from pipeline.nn.reading import Reader
 from pipeline.nn.sparse import SparseNetwork
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions
@@ -329,7 +330,7 @@ def test_it_trains_to_its_shares_and_predicts_by_what_is_left(tmp_path: Path, ru
     assert isinstance(model, deeplight.DeepLightModel)
     assert isinstance(model.network, deeplight.DeepLight)
     assert sparsity(model.network.embed.weight[:, 1:]) == pytest.approx(0.9, abs=0.02)
-    assert isinstance(model.scorer(), SparseNetwork)
+    assert isinstance(model.score, SparseNetwork)
     quick = model.predict(encoded.part("target"))
     score = logits_of(model.network.eval(), encoded.part("target"), Inputs(model.fields))
     dense = within_display_logits(score, encoded.part("target").offsets)

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.nn import batches
-from pipeline.nn.batches import Batch, Inputs, Reader
+from pipeline.nn import batches, reading
+from pipeline.nn.batches import Batch, Inputs
+from pipeline.nn.reading import Reader
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 from tests.synthetic import MIXED, Bag, Displays, categorical, mixed, part_of
 
@@ -19,8 +20,8 @@ DISPLAYS, BLOCK, BUFFER_BLOCKS = 53, 8, 2  # 7 blocks, the last of 5 displays; 4
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "BLOCK", BLOCK)
-    monkeypatch.setattr(batches, "BUFFER_BLOCKS", BUFFER_BLOCKS)
+    monkeypatch.setattr(reading, "BLOCK", BLOCK)
+    monkeypatch.setattr(reading, "BUFFER_BLOCKS", BUFFER_BLOCKS)
 
 
 @pytest.fixture(scope="module")
@@ -215,9 +216,9 @@ def test_ahead_keeps_order_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ValueError("seven")
         return i
 
-    found = batches.ahead((lambda i=i: call(i) for i in range(100)), 2)
+    found = reading.ahead((lambda i=i: call(i) for i in range(100)), 2)
     assert [next(found) for _ in range(5)] == [0, 1, 2, 3, 4]
     found.close()
     assert len(begun) <= 8
     with pytest.raises(ValueError, match="seven"):
-        list(batches.ahead((lambda i=i: call(i) for i in range(100)), 2))
+        list(reading.ahead((lambda i=i: call(i) for i in range(100)), 2))

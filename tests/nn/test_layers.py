@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from pipeline.nn import functions, perceptrons
-from pipeline.nn.batches import Batch, Inputs, Reader, Values
-from pipeline.nn.layers import MLP, Dropout, FieldEmbedding, Linear, Shared, Sides, fm, input_sizes, random_numbers
+from pipeline.nn.batches import Batch, Inputs, Values
+from pipeline.nn.dropout import Dropout, random_numbers
+from pipeline.nn.layers import MLP, FieldEmbedding, Linear, Shared, Sides, fm, input_sizes
+from pipeline.nn.reading import Reader
 from pipeline.schemas.encoded import Field
 from tests.synthetic import MIXED, mixed, part_of
 

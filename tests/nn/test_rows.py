@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pipeline.nn import rows
-from pipeline.nn.batches import Batch, Inputs, Reader
+from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import FieldEmbedding
+from pipeline.nn.reading import Reader
 from pipeline.nn.rows import Gradient, Kind, RowOptimizer, add_up
 from pipeline.nn.threads import Threads
 from pipeline.schemas.encoded import EncodedPart

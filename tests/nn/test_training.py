@@ -23,7 +23,8 @@ from pipeline.metrics import DivergedError, map12
 from pipeline.models.base import load_kind
 from pipeline.models.deepfm import Config, DeepFM, build
 from pipeline.nn import functions, losses, rows, training
-from pipeline.nn.batches import Inputs, Reader
+from pipeline.nn.batches import Inputs
+from pipeline.nn.reading import Reader
 from pipeline.nn.training import NetworkTrainer, device_of, predict
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions, Fitted

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.nn.batches import Inputs, Reader
+from pipeline.nn.batches import Inputs
+from pipeline.nn.reading import Reader
 from pipeline.schemas.encoded import Encoded
 from pipeline.tuning import sample as module
 from pipeline.tuning.sample import rungs, sample
