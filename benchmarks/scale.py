@@ -1,6 +1,6 @@
 """What each stage costs as the data grows: worlds of 1/160, 1/80, 1/40 ... of the competition, from CSV to codes.
 
-    python -m benchmarks.scale                     # up to 1/40: 51 million page views, some 5 GB of scratch disk
+    python -m benchmarks.scale                     # up to 1/40: 51 million page views, some 8 GB of scratch disk
     python -m benchmarks.scale --upto 10           # up to 1/10
     python -m benchmarks.scale --keep              # keep the worlds; another run measures only what is missing,
     python -m benchmarks.scale --keep --again "features crosses"   # and what is named
@@ -125,25 +125,31 @@ def rows_of(world: Path, split: str) -> int:
     return sum(int(file["rows"]) for file in report["files"].values())
 
 
-def measure_world(
-    scratch: Path, size: int, memory_limit: str, keep: bool, again: Sequence[str]
-) -> tuple[list[Run], dict[str, int]]:
-    """All stages of a world of 1/size of the competition, and how large the world is."""
-    world = scratch / f"world-{size}"
-    params = write_params(world, round(DISPLAYS / size), memory_limit, 0)
-    make_raw(world, params)
-    runs = []
-    for run in stages(world / "raw", world, params, again):
-        runs.append(run)
-        shown = (
-            f"{run.cost.seconds:8.1f} s {run.cost.peak / GIB:6.2f} GiB {run.cost.temporary / GIB:6.2f} GiB temporary"
-        )
-        print(f"1/{size:<5} {run.stage:20} {run.split:11} {shown}", flush=True)
+def measure_worlds(
+    scratch: Path, sizes: Sequence[int], memory_limit: str, again: Sequence[str]
+) -> dict[int, list[Run]]:
+    """All stages of worlds of 1/size of the competition; each stage of all worlds, one after the other, before the next
+    stage, since the speed of a machine changes in an hour."""
+    measuring = []
+    for size in sizes:
+        world = scratch / f"world-{size}"
+        params = write_params(world, round(DISPLAYS / size), memory_limit, 0)
+        make_raw(world, params)
+        measuring.append(stages(world / "raw", world, params, again))
+    worlds: dict[int, list[Run]] = {size: [] for size in sizes}
+    for runs in zip(*measuring, strict=True):
+        for size, run in zip(sizes, runs, strict=True):
+            worlds[size].append(run)
+            cost = run.cost
+            shown = f"{cost.seconds:8.1f} s {cost.peak / GIB:6.2f} GiB {cost.temporary / GIB:6.2f} GiB temporary"
+            print(f"1/{size:<5} {run.stage:20} {run.split:11} {shown}", flush=True)
+    return worlds
+
+
+def counts_of(world: Path) -> dict[str, int]:
+    """How large a world is."""
     report = yaml.safe_load((world / "ingest.json").read_text(encoding="utf-8"))
-    counts = {name: int(file["rows"]) for name, file in report["files"].items()} | {"users": report["events"]["users"]}
-    if not keep:
-        shutil.rmtree(world)
-    return runs, counts
+    return {name: int(file["rows"]) for name, file in report["files"].items()} | {"users": report["events"]["users"]}
 
 
 def make_raw(world: Path, params: Path) -> None:
@@ -299,11 +305,12 @@ def main() -> None:
     sizes = [options.start]
     while sizes[-1] // 2 >= options.upto:
         sizes.append(sizes[-1] // 2)
-    worlds, counts = {}, {}
-    for size in sizes:
-        worlds[size], counts[size] = measure_world(
-            options.scratch.resolve(), size, options.memory_limit, options.keep, options.again
-        )
+    scratch = options.scratch.resolve()
+    worlds = measure_worlds(scratch, sizes, options.memory_limit, options.again)
+    counts = {size: counts_of(scratch / f"world-{size}") for size in sizes}
+    if not options.keep:
+        for size in sizes:
+            shutil.rmtree(scratch / f"world-{size}")
     stage_table, budget = growth(worlds)
     names = list(counts[sizes[0]])
     parts = [
@@ -318,7 +325,7 @@ def main() -> None:
         *(f"## 1/{size}\n\n{details(runs)}" for size, runs in worlds.items()),
     ]
     if options.check_bytes:
-        parts.append("## Same bytes\n\n" + check_bytes(options.scratch.resolve(), options.check_bytes))
+        parts.append("## Same bytes\n\n" + check_bytes(scratch, options.check_bytes))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("\n".join(parts), encoding="utf-8")
     print(budget, f"\nwritten: {options.out}")
