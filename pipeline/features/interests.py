@@ -1,6 +1,9 @@
-"""What the user is interested in: which share of the pages viewed is about each category and topic.
+"""What the user is interested in: the categories and topics of the pages viewed, in proportion to the cube of how often
+each is met.
 
-Shares, not numbers of views: ten pages about a thing do not make its ads ten times as attractive as one page does.
+Not to how often: views scatter around a few interests, so what is met half as often as another is far less than half as
+likely to be one. Nor does it count how many pages there are: ten about a thing do not make its ads ten times as
+attractive as one.
 """
 
 from __future__ import annotations
@@ -18,17 +21,17 @@ _NAMES: dict[str, tuple[str, Scope]] = {
     "interest": ("the pages that the user viewed before the display, and its own page", "time-causal"),
     "profile": ("the pages that the user viewed before and after the display, and its own page", "future"),
 }
-#: Shares below one in so many are left out: most are, and they say next to nothing.
-_LEAST = 50
+#: What is met so many times less often than what is met most is left out, and most is: its cube is next to nothing.
+_RARER = 4
 
 
 def build(inputs: Inputs) -> ir.Table:
     read = _read(inputs)
     table = inputs.impressions
     for subject in SUBJECTS:
-        shares = _shares(inputs, read, subject)
+        weights = _weights(inputs, read, subject)
         for name in _NAMES:
-            known = shares.filter(shares[name].notnull()).select("display_id", "id", weight=shares[name])
+            known = weights.filter(weights[name].notnull()).select("display_id", "id", weight=weights[name])
             bag = bags(known, "display_id", f"{name}_{subject}")
             table = look_up(table, bag, {"display_id": "display_id"})
     return table
@@ -49,31 +52,31 @@ def _read(inputs: Inputs) -> ir.Table:
     )
 
 
-def _shares(inputs: Inputs, read: ir.Table, subject: Subject) -> ir.Table:
-    """display_id, id (uint32), and for each of _NAMES the share (float32) of the confidences that fall on the id, null
-    if it is too small."""
+def _weights(inputs: Inputs, read: ir.Table, subject: Subject) -> ir.Table:
+    """display_id, id (uint32), and for each of _NAMES a weight (float32), 1 for what is met most, null for too little.
+
+    How often an id is met is the sum of the confidences with which the pages are about it.
+    """
     known = about(inputs, subject)
     known = known.select("document_id", id=known.id.cast("uint32"), weight=(known.weight * UNIT).round().cast("int64"))
     met = read.inner_join(inputs.once(known), "document_id")
     by_id = met.group_by(["display_id", "id"]).aggregate(
         interest=met.weight.sum(where=met.before).fill_null(0).cast("int64"), profile=met.weight.sum().cast("int64")
     )
-    total = by_id.group_by("display_id").aggregate(
-        **{f"all_{name}": by_id[name].sum().cast("int64") for name in _NAMES}
-    )
-    both = by_id.inner_join(total, "display_id")
-    shares = {}
+    most = by_id.group_by("display_id").aggregate(**{f"most_{name}": by_id[name].max() for name in _NAMES})
+    both = by_id.inner_join(most, "display_id")
+    weights = {}
     for name in _NAMES:
-        part, whole = both[name], both[f"all_{name}"].nullif(0)
-        share = part.cast("float64") / whole.cast("float64")
-        shares[name] = ibis.ifelse(part * _LEAST >= whole, share, ibis.null()).cast("float32")
-    return both.select("display_id", "id", **shares)
+        times, top = both[name], both[f"most_{name}"].nullif(0)
+        ratio = times.cast("float64") / top.cast("float64")
+        weights[name] = ibis.ifelse(times * _RARER >= top, ratio * ratio * ratio, ibis.null()).cast("float32")
+    return both.select("display_id", "id", **weights)
 
 
 GROUP = Group(
     scope="time-causal",
     columns=tuple(
-        list_column(f"{name}_{subject}", f"share of each {subject} in {pages}", scope)
+        list_column(f"{name}_{subject}", f"each {subject} of {pages}", scope)
         for subject in SUBJECTS
         for name, (pages, scope) in _NAMES.items()
     ),

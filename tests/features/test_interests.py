@@ -1,4 +1,4 @@
-"""Shares of what a user views, against plain loops."""
+"""Weights of what a user views, against plain loops."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-Weights = dict[int, int]
+Confidences = dict[int, int]
 TABLES = {"category": "documents_categories", "topic": "documents_topics"}
 
 
-def shares(documents: list[int], about: dict[int, Weights]) -> dict[int, float]:
-    """id -> share of all confidences, from a fiftieth up."""
-    found: Weights = defaultdict(int)
+def weights(documents: list[int], about: dict[int, Confidences]) -> dict[int, float]:
+    """id -> cube of how often it is met over how often the most frequent one is, from a quarter up."""
+    found: Confidences = defaultdict(int)
     for document in documents:
         for subject, confidence in about[document].items():
             found[subject] += confidence
-    total = sum(found.values())
-    return {subject: weight / total for subject, weight in found.items() if weight * 50 >= total}
+    most = max(found.values(), default=0)
+    return {subject: (times / most) ** 3 for subject, times in found.items() if times and times * 4 >= most}
 
 
 @pytest.mark.parametrize("subject", TABLES)
 def test_interests(values_of: Callable[..., Any], sparse: tuple[Path, Path], tmp_path: Path, subject: str) -> None:
-    about: dict[int, Weights] = defaultdict(dict)
+    about: dict[int, Confidences] = defaultdict(dict)
     for row in pq.read_table(sparse[0] / f"{TABLES[subject]}.parquet").to_pylist():
         about[row["document_id"]][row[f"{subject}_id"]] = round(row["confidence_level"] * 10_000)
     promoted = set(pq.read_table(sparse[0] / "promoted_content.parquet")["document_id"].to_pylist())
@@ -46,6 +46,6 @@ def test_interests(values_of: Callable[..., Any], sparse: tuple[Path, Path], tmp
             for name, read in (("interest", pages), ("profile", pages + after[row["display_id"]])):
                 bag = values[f"{name}_{subject}"] or []
                 assert [pair["id"] for pair in bag] == sorted(pair["id"] for pair in bag)
-                assert {pair["id"]: pair["weight"] for pair in bag} == pytest.approx(shares(read, about), abs=1e-6)
+                assert {pair["id"]: pair["weight"] for pair in bag} == pytest.approx(weights(read, about), abs=1e-6)
             longer += len(after[row["display_id"]]) > 0
     assert longer > 300
