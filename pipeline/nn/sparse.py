@@ -33,6 +33,8 @@ Array = NDArray[Any]
 class SparseNetwork:
     """Logits of lr + weighted pairs + MLP as the network itself gives them, but for the order of sums. On a CPU."""
 
+    batch_displays = 4096  # it walks through a batch by tiles, so that only what is read at once grows with it
+
     def __init__(self, embed: FieldEmbedding, linear: Linear, pairs: WeightedPairs, mlp: MLP) -> None:
         weights, biases, last = _layers(mlp)
         numbers, r, own = (array(linear.display), array(linear.impression)), array(pairs.matrix()), pairs.displays

@@ -35,6 +35,7 @@ from pipeline.schemas.features import Scope
 from pipeline.schemas.predictions import labels_of, within_display_logits
 
 PRUNINGS = 20
+_PREDICTED = 1024  # displays in a batch that is only scored, or more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,6 +238,8 @@ def predict(
 ) -> NDArray[np.float32]:
     """A network's scores (N,) as logits of a click: a listwise network's are turned into them within each display.
 
+    network: what gives the logits of a batch; it may say by `batch_displays` how large it likes them.
+
     shared: all processes of a fit call this; each scores some batches, and all get all scores.
     """
     if isinstance(network, nn.Module):
@@ -248,7 +251,8 @@ def predict(
             score[rows] = network(read().to(device)).float().cpu().numpy()
 
     with bar(part.rows, "predicting") as shown, Threads(cores) as threads:
-        batches = Reader(part, inputs, max(1024, config.batch_displays)).in_order()
+        displays = max(getattr(network, "batch_displays", _PREDICTED), config.batch_displays)
+        batches = Reader(part, inputs, displays).in_order()
         own = islice(batches, processes.rank(), None, processes.count()) if shared else batches
         for rows, _ in threads.each(fill, own):
             shown.update(rows.stop - rows.start)
