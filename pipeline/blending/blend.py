@@ -3,6 +3,9 @@
 No display is scored by a combination that has seen its label, nor by a way that was chosen with it: the ways that
 compete for a fold's displays are judged on the other folds, each by fits that have seen neither of the two. So the
 score that is reported is honest.
+
+Ways differ in MAP@12 by less than its luck, so their likelihood, which takes far fewer displays to tell, says which of
+them to trust.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.blending.stack import BlendConfig, Sample, Stack, thinned
-from pipeline.blending.ways import ALONE, MEAN, Combination, Way, ways
+from pipeline.blending.ways import ALONE, Combination, Way, ways
+from pipeline.blending.weights import listwise_losses
 from pipeline.core.progress import bar
 from pipeline.metrics import (
     FUTURE_WEIGHT,
@@ -26,6 +30,23 @@ from pipeline.metrics import (
 )
 
 Gain = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a way brings to each display. gain: (D,) of MAP@12. loss: (D,) -log of the click's chance."""
+
+    gain: Gain
+    loss: Gain
+
+    @classmethod
+    def of(cls, score: NDArray[np.float32], labels: Labelled) -> Judged:
+        gain = reciprocal_rank(score, labels.clicked, labels.offsets, labels.display_id, labels.ad_id)
+        return cls(gain, listwise_losses(score, labels))
+
+    @classmethod
+    def joined(cls, parts: list[Judged]) -> Judged:
+        return cls(np.concatenate([part.gain for part in parts]), np.concatenate([part.loss for part in parts]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +71,12 @@ def blend(stack: Stack, labels: Labelled, config: BlendConfig) -> Blend:
     every, whole, future = ways(config.members), Sample(stack, labels), stack.future
     fold = (tie_hash(labels.display_id, np.zeros_like(labels.display_id)) % np.uint64(config.folds)).astype(np.int64)
     folds = [int(f) for f in np.unique(fold)]
-    gains, scores = _all_fits(whole, fold, every, config)
-    outer = {way: _gain(score, labels) for way, score in scores.items()}
+    judged, scores = _all_fits(whole, fold, every, config)
+    outer = {way: Judged.of(score, labels) for way, score in scores.items()}
     out_of_fold, chosen = np.zeros(len(stack.logits), np.float32), []
     for f in folds:
         others = [g for g in folds if g != f]
-        inner = {way: np.concatenate([gains[way, frozenset((f, g)), g] for g in others]) for way in every}
+        inner = {way: Judged.joined([judged[way, frozenset((f, g)), g] for g in others]) for way in every}
         chosen.append(choose(inner, np.concatenate([future[fold == g] for g in others])))
         rows = np.repeat(fold == f, stack.lengths)
         out_of_fold[rows] = scores[chosen[-1]][rows]
@@ -64,7 +85,7 @@ def blend(stack: Stack, labels: Labelled, config: BlendConfig) -> Blend:
         combination=every[way](whole.take(thinned(np.ones(len(fold), bool), config.search_displays))),
         way=way,
         out_of_fold=out_of_fold,
-        validated={name: weighted_mean(gain, future) for name, gain in outer.items()},
+        validated={name: weighted_mean(found.gain, future) for name, found in outer.items()},
         chosen=chosen,
         without=_without(whole, fold, way, config) if len(config.members) > 2 else {},
     )
@@ -72,13 +93,13 @@ def blend(stack: Stack, labels: Labelled, config: BlendConfig) -> Blend:
 
 def _all_fits(
     whole: Sample, fold: NDArray[np.int64], every: dict[str, Way], config: BlendConfig
-) -> tuple[dict[tuple[str, frozenset[int], int], Gain], dict[str, NDArray[np.float32]]]:
+) -> tuple[dict[tuple[str, frozenset[int], int], Judged], dict[str, NDArray[np.float32]]]:
     """Fit every way without each fold and without each pair of folds.
 
-    Returns gains[way, left out, f], of fold f's displays, and scores[way] (N,), by fits without the display's own fold.
+    Returns judged[way, left out, f], of fold f's displays, and scores[way] (N,), by fits without a display's own fold.
     """
     folds = [int(f) for f in np.unique(fold)]
-    gains: dict[tuple[str, frozenset[int], int], Gain] = {}
+    judged: dict[tuple[str, frozenset[int], int], Judged] = {}
     scores = {way: np.zeros(len(whole.stack.logits), np.float32) for way in every}
     left_outs = [frozenset((f, g)) for f in folds for g in folds if f <= g]
     with bar(len(left_outs) * len(every), "blending", "fit") as shown:
@@ -89,28 +110,23 @@ def _all_fits(
                 combination = way(training)
                 for f, part in held_out.items():
                     score = combination.score(part.stack)
-                    gains[name, left_out, f] = _gain(score, part.labels)
+                    judged[name, left_out, f] = Judged.of(score, part.labels)
                     if len(left_out) == 1:
                         scores[name][np.repeat(fold == f, whole.stack.lengths)] = score
                 shown.update(1)
-    return gains, scores
+    return judged, scores
 
 
-def _gain(score: NDArray[np.float32], labels: Labelled) -> Gain:
-    return reciprocal_rank(score, labels.clicked, labels.offsets, labels.display_id, labels.ad_id)
+def choose(judged: dict[str, Judged], future: NDArray[np.bool_]) -> str:
+    """The way to trust: the likeliest combination, unless another is clearly better; a member alone, if it is clearly
+    better than every combination. Clearly: in MAP@12, by more than two standard errors of the difference.
 
-
-def choose(gains: dict[str, Gain], future: NDArray[np.bool_]) -> str:
-    """The way to trust by its gains (D,): `mean`, unless another combination is clearly better; a member alone, if it
-    is clearly better than every combination. Clearly: by more than two standard errors of their difference.
-
-    A member stopped training at its best on these very displays, which flatters it alone; to combine is the safer bet,
-    and what the simple ways have in common safer than any of them.
+    A member stopped training at its best on these very displays, which flatters it alone; to combine is the safer bet.
     """
-    means = {way: weighted_mean(gain, future) for way, gain in gains.items()}
+    means = {way: weighted_mean(found.gain, future) for way, found in judged.items()}
 
     def clearly(way: str, other: str) -> bool:
-        return means[way] - means[other] > 2 * standard_error(gains[way] - gains[other], future)
+        return means[way] - means[other] > 2 * standard_error(judged[way].gain - judged[other].gain, future)
 
     alone, combined = ([w for w in means if w.endswith(ALONE) == single] for single in (True, False))
     single = max(alone, key=lambda way: means[way])
@@ -119,7 +135,8 @@ def choose(gains: dict[str, Gain], future: NDArray[np.bool_]) -> str:
     best = max(combined, key=lambda way: means[way])
     if clearly(single, best):
         return single
-    return best if clearly(best, MEAN) else MEAN
+    likeliest = min(combined, key=lambda way: weighted_mean(judged[way].loss, future))
+    return best if clearly(best, likeliest) else likeliest
 
 
 def standard_error(value: Gain, future: NDArray[np.bool_]) -> float:

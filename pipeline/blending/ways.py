@@ -25,7 +25,7 @@ from pipeline.blending.weights import (
 )
 from pipeline.metrics import Labelled
 
-ALONE, MEAN = " alone", "mean"
+ALONE = " alone"
 #: A part (present or future) with fewer displays is combined like the whole.
 _LEAST_DISPLAYS = 500
 _RIDGE = 1e-3
@@ -70,7 +70,7 @@ def ways(members: Sequence[str]) -> dict[str, Way]:
             "equal": _weighted(equal_weights),
             "likelihood": _weighted(likelihood_weights),
             "smooth": _weighted(smooth_weights),
-            MEAN: fit_mean,
+            "mean": fit_mean,
             "mean by part": by_part(fit_mean),
             "linear": fit_linear,
             "linear by part": by_part(fit_linear),

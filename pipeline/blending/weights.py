@@ -20,20 +20,29 @@ def equal_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
     return np.array([likelihood_weights(logits[:, [i]], labels)[0] for i in members]) / len(members)
 
 
+def listwise_losses(score: NDArray[Any], labels: Labelled) -> NDArray[np.float64]:
+    """-log softmax of each display's click (D,), the softmax of its scores (N,)."""
+    return _softmax(score.astype(np.float64), labels)[0]
+
+
 def listwise_loss(weights: Weights, columns: NDArray[Any], labels: Labelled) -> tuple[float, Weights]:
-    """Mean over displays of -log softmax of the click, for the scores columns @ weights, and its gradient.
+    """The mean of `listwise_losses` for the scores columns @ weights, and its gradient.
 
     columns: (N, P). weights: (P,).
     """
+    losses, p = _softmax(columns @ weights, labels)
+    slope = columns.T @ (p - (np.asarray(labels.clicked) != 0)) / len(losses)
+    return float(losses.sum()) / len(losses), slope
+
+
+def _softmax(z: NDArray[np.float64], labels: Labelled) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """-log of each click's chance (D,), and the chances of all ads (N,)."""
     starts, lengths = labels.offsets[:-1], np.diff(labels.offsets)
-    z = columns @ weights
     top = np.maximum.reduceat(z, starts)
     e = np.exp(z - np.repeat(top, lengths))
     total = np.add.reduceat(e, starts)
-    p = e / np.repeat(total, lengths)
-    clicked = np.asarray(labels.clicked) != 0
-    value = float((np.log(total) + top).sum() - z[clicked].sum())
-    return value / len(starts), columns.T @ (p - clicked) / len(starts)
+    of_click = np.add.reduceat(np.where(np.asarray(labels.clicked) != 0, z, 0.0), starts)
+    return np.log(total) + top - of_click, e / np.repeat(total, lengths)
 
 
 def likelihood_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,17 @@ from numpy.typing import NDArray
 from scipy.optimize import check_grad, minimize
 
 from pipeline.blending import weights as weights_module
-from pipeline.blending.blend import Blend, blend, choose, standard_error
+from pipeline.blending.blend import Blend, Judged, blend, choose, standard_error
 from pipeline.blending.stack import BlendConfig, Sample, Stack, read_stack, thinned
 from pipeline.blending.ways import ways
-from pipeline.blending.weights import Weights, correlations, likelihood_weights, scaled, smooth_weights
+from pipeline.blending.weights import (
+    Weights,
+    correlations,
+    likelihood_weights,
+    listwise_losses,
+    scaled,
+    smooth_weights,
+)
 from pipeline.core.errors import ParameterError
 from pipeline.metrics import Labelled, map12, reciprocal_rank, tie_hash
 from tests.synthetic import Bag, Displays, categorical, draw_clicks, multi, numeric, write_encoded
@@ -357,27 +365,42 @@ def test_it_can_search_on_fewer_displays(world: tuple[Stack, Labelled], result: 
 # --- the choice ---------------------------------------------------------------------------------------------------
 
 
-def gains_of(**means: float) -> dict[str, NDArray[np.float64]]:
-    """Gains by display around these means; those of other ways differ from `smooth` by a standard error of 0.01."""
+def judged_of(**means: tuple[float, float]) -> dict[str, Judged]:
+    """Gains and losses by display around these means; gains of other ways differ from `mean` by a standard error of
+    0.01."""
     noise = np.random.default_rng(0).normal(0, 1, 400)
     noise = (noise - noise.mean()) / noise.std()
-    return {name.replace("_", " "): mean + 0.2 * noise * (name != "mean") for name, mean in means.items()}
+    return {
+        name.replace("_", " "): Judged(gain + 0.2 * noise * (name != "mean"), loss - noise)
+        for name, (gain, loss) in means.items()
+    }
 
 
 @pytest.mark.parametrize(
     ("means", "best"),
     [
-        ({"a_alone": 0.60, "b_alone": 0.50, "equal": 0.62, "mean": 0.64}, "mean"),
-        ({"a_alone": 0.619, "b_alone": 0.50, "equal": 0.55, "mean": 0.60}, "mean"),  # within the error
-        ({"a_alone": 0.621, "b_alone": 0.50, "equal": 0.55, "mean": 0.60}, "a alone"),
-        ({"a_alone": 0.50, "b_alone": 0.70, "equal": 0.60, "mean": 0.61}, "b alone"),
-        ({"a_alone": 0.50, "b_alone": 0.62, "equal": 0.65, "mean": 0.61}, "equal"),
-        ({"a_alone": 0.5}, "a alone"),
+        ({"a_alone": (0.60, 1.0), "b_alone": (0.50, 1.0), "equal": (0.61, 1.1), "mean": (0.64, 1.2)}, "mean"),
+        ({"a_alone": (0.60, 1.0), "equal": (0.625, 1.1), "mean": (0.64, 1.2)}, "equal"),  # within the error
+        ({"a_alone": (0.619, 1.0), "equal": (0.55, 1.2), "mean": (0.60, 1.1)}, "mean"),  # within the error
+        ({"a_alone": (0.621, 1.3), "equal": (0.55, 1.2), "mean": (0.60, 1.1)}, "a alone"),
+        ({"a_alone": (0.50, 1.0), "b_alone": (0.70, 1.0), "equal": (0.60, 1.0), "mean": (0.61, 1.0)}, "b alone"),
+        ({"a_alone": (0.50, 1.0), "b_alone": (0.62, 1.0), "equal": (0.65, 1.2), "mean": (0.61, 1.1)}, "equal"),
+        ({"a_alone": (0.5, 1.0)}, "a alone"),
     ],
 )
-def test_another_way_must_be_clearly_better(means: dict[str, float], best: str) -> None:
-    gains = gains_of(**means)
-    assert choose(gains, np.zeros(400, dtype=bool)) == best
+def test_another_way_must_be_clearly_better(means: dict[str, tuple[float, float]], best: str) -> None:
+    assert choose(judged_of(**means), np.zeros(400, dtype=bool)) == best
+
+
+def test_losses_are_those_of_a_softmax(world: tuple[Stack, Labelled]) -> None:
+    """Against a loop over displays."""
+    stack, labels = world
+    score = stack.logits[:, 0]
+    found = listwise_losses(score, labels)
+    for d, (start, end) in enumerate(pairwise(labels.offsets[:200])):
+        z = score[start:end].astype(float)
+        expected = np.log(np.exp(z).sum()) - z[np.asarray(labels.clicked[start:end]) != 0].sum()
+        assert found[d] == pytest.approx(expected)
 
 
 def test_standard_error_of_the_weighted_mean() -> None:
