@@ -56,10 +56,10 @@ img { max-width: 100%; height: auto }
 {% endfor %}
 </table>
 <h2>The blend</h2>
-<p>The members are combined by: {{ report.blend.way }}. "mean" (the mean of the weights of their logits of greatest
-likelihood and of those of greatest smoothed MAP@12) is kept unless another combination is better by more than two
-standard errors of their difference, and a member alone is taken only if it beats every combination by as much, since it
-stopped training at its best on these displays. The blend's own score is from nested cross-validation: neither the
+<p>The members are combined by: {{ report.blend.way }}. The likeliest combination, of the smallest loss, is kept unless
+another is better in MAP@12, in which they differ by little more than luck, by more than two standard errors of their
+difference; a member alone is taken only if it beats every combination by as much, since it stopped training at its best
+on these displays. The blend's own score is from nested cross-validation: neither the
 combination nor the choice between them has seen a display that it scores. It chose, fold by fold:
 {{ report.blend.chosen_by_fold | join(", ") }}.</p>
 <table>
@@ -75,9 +75,9 @@ combination nor the choice between them has seen a display that it scores. It ch
 {% endfor %}
 </table>
 <table>
-<tr><th>way to combine</th><th>MAP@12, cross-validated</th></tr>
+<tr><th>way to combine</th><th>MAP@12, cross-validated</th><th>loss: -log of the click's chance</th></tr>
 {% for way, value in report.blend.validated_map12.items() %}
-<tr><td>{{ way }}</td><td>{{ number(value) }}</td></tr>
+<tr><td>{{ way }}</td><td>{{ number(value) }}</td><td>{{ number(report.blend.validated_loss[way]) }}</td></tr>
 {% endfor %}
 </table>
 </body>

@@ -49,7 +49,7 @@ def report(tmp_path: Path, encoded: Encoded) -> Report:
     for kind in ("metrics", "slices"):
         write_json(tmp_path / f"{kind}/blend.json", {"map12": 1.0} if kind == "metrics" else [_slice("blend")])
     blended = {"way": "mean", "members": ["trees"], "columns": {"weight": [1.0]}, "correlations": [[1.0]]}
-    blended |= {"validated_map12": {}, "lost_without": {}, "chosen_by_fold": ["mean"]}
+    blended |= {"validated_map12": {}, "validated_loss": {}, "lost_without": {}, "chosen_by_fold": ["mean"]}
     write_json(tmp_path / "blend/blend.json", blended)
     write_json(tmp_path / "manifest.json", {"source": "simulated"})
     write_json(tmp_path / "ingest.json", {"warnings": ["something is odd"]})

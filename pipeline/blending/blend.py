@@ -51,17 +51,17 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """combination: fitted on all displays, by the way of that name.
-
-    out_of_fold: (N,) each display's score by nested cross-validation. validated: cross-validated MAP@12 of each way,
-    whose best flatters itself. chosen: which way each fold's displays were scored by. without: by how much the chosen
-    way's cross-validated MAP@12 falls when it has to do without each member.
+    """combination: fitted on all displays, by the way of that name. out_of_fold: (N,) each display's score by nested
+    cross-validation. validated, losses: cross-validated MAP@12 of each way, whose best flatters itself, and -log of the
+    click's chance. chosen: which way each fold's displays were scored by. without: by how much the chosen way's cross-
+    validated MAP@12 falls when it has to do without each member.
     """
 
     combination: Combination
     way: str
     out_of_fold: NDArray[np.float32]
     validated: dict[str, float]
+    losses: dict[str, float]
     chosen: list[str]
     without: dict[str, float]
 
@@ -86,6 +86,7 @@ def blend(stack: Stack, labels: Labelled, config: BlendConfig) -> Blend:
         way=way,
         out_of_fold=out_of_fold,
         validated={name: weighted_mean(found.gain, future) for name, found in outer.items()},
+        losses={name: weighted_mean(found.loss, future) for name, found in outer.items()},
         chosen=chosen,
         without=_without(whole, fold, way, config) if len(config.members) > 2 else {},
     )

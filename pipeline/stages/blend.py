@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> None:
             "chosen_by_fold": result.chosen,
             "columns": _rounded(result.combination.explain()),
             "validated_map12": _rounded(result.validated),
+            "validated_loss": _rounded(result.losses),
             "lost_without": _rounded(result.without),
             "correlations": correlations(stack.logits, labels).round(4).tolist(),
         },
