@@ -164,7 +164,7 @@ def test_the_submission_is_what_validation_chose(workspace: Workspace) -> None:
     assert blended["members"] == list(MODELS)
     assert set(blended["lost_without"]) == set(MODELS)
     assert set(blended["chosen_by_fold"]) <= set(blended["validated_map12"])
-    assert blended["way"] in ("mean", "equal")
+    assert blended["way"] in ("mean", "equal", "likelihood", "smooth")
     assert np.diag(blended["correlations"]).tolist() == [1.0] * 3
     members = [read_scores(workspace.path(f"predictions/submission/{model}.parquet"), target) for model in MODELS]
     weights = blended["columns"]["weight"]

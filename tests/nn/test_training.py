@@ -345,7 +345,7 @@ def test_torch_dropout_is_refused(world: Encoded, single: RuntimeConfig) -> None
     inputs = Inputs(list(world.fields.values()))
     network = DeepFM(inputs, CONFIG)
     network.extra = torch.nn.Dropout(0.1)
-    with pytest.raises(TypeError, match=r"use layers\.Dropout"):
+    with pytest.raises(TypeError, match=r"use nn\.dropout\.Dropout"):
         NetworkTrainer(network, inputs, CONFIG, single, world.part("history")).fit(None, 1.0, None, lambda *said: None)
 
 
