@@ -17,6 +17,7 @@ CUTOFF = 12
 _CHUNK_DISPLAYS = 1 << 20
 
 Floats = NDArray[np.floating[Any]]
+Values = NDArray[np.float64]
 
 
 class DivergedError(ValueError):
@@ -125,6 +126,36 @@ class Labelled:
     slices: dict[str, NDArray[np.bool_]]  # name -> (D,)
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What scores are worth in each display. gain: (D,) of MAP@12. loss: (D,) -log of the click's chance.
+
+    Gains differ by luck so much that hardly anything but losses tells two good rankings apart.
+    """
+
+    gain: Values
+    loss: Values
+
+    @classmethod
+    def of(cls, score: Floats, labels: Labelled) -> Judged:
+        gain = reciprocal_rank(score, labels.clicked, labels.offsets, labels.display_id, labels.ad_id)
+        return cls(gain, softmax(score.astype(np.float64), labels)[0])
+
+    @classmethod
+    def joined(cls, parts: list[Judged]) -> Judged:
+        return cls(np.concatenate([part.gain for part in parts]), np.concatenate([part.loss for part in parts]))
+
+
+def softmax(score: Values, labels: Labelled) -> tuple[Values, Values]:
+    """-log of each click's chance (D,), and the chances of all ads (N,), if those of a display add up to 1."""
+    starts, lengths = labels.offsets[:-1], np.diff(labels.offsets)
+    top = np.maximum.reduceat(score, starts)
+    e = np.exp(score - np.repeat(top, lengths))
+    total = np.add.reduceat(e, starts)
+    of_click = np.add.reduceat(np.where(np.asarray(labels.clicked) != 0, score, 0.0), starts)
+    return np.log(total) + top - of_click, e / np.repeat(total, lengths)
+
+
 def weighted(present: float | None, future: float | None) -> float:
     """The mean of present and future as the leaderboard weighs them; of one alone if the other has no displays."""
     if present is None or future is None:
@@ -142,6 +173,13 @@ def map12(score: Floats, labels: Labelled) -> float:
 def weighted_mean(gain: Floats, future: NDArray[np.bool_]) -> float:
     """Mean of a value by display (D,), present and future weighted as on the leaderboard."""
     return weighted(*(float(gain[part].mean()) if part.any() else None for part in (~future, future)))
+
+
+def standard_error(value: Floats, future: NDArray[np.bool_]) -> float:
+    """Of `weighted_mean`: present and future are two samples, which count by their shares, whatever their sizes."""
+    parts = [value[part] for part in (~future, future) if part.any()]
+    shares = (PRESENT_WEIGHT, FUTURE_WEIGHT) if len(parts) == 2 else (1.0,)
+    return float(np.sqrt(sum(share**2 * part.var() / len(part) for share, part in zip(shares, parts, strict=True))))
 
 
 def evaluate(score: Floats, labels: Labelled) -> list[dict[str, Any]]:

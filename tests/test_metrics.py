@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from scipy.stats import rankdata
 from pipeline import metrics
 from pipeline.metrics import (
     DivergedError,
+    Judged,
     Labelled,
     auc,
     evaluate,
     log_loss,
     map12,
     reciprocal_rank,
+    softmax,
+    standard_error,
     tie_hash,
     weighted,
     weighted_mean,
@@ -261,3 +265,30 @@ def test_evaluate_without_present_or_without_future(future: bool) -> None:
     assert ("future" in rows, "present" in rows) == (future, not future)
     alone = rows["future" if future else "present"]
     assert all(rows["weighted"][name] == alone[name] for name in alone if name != "slice")
+
+
+def test_losses_are_those_of_a_softmax() -> None:
+    """Against a loop over displays; the chances are those of whom it says to click."""
+    labels = make_labels([2, 5, 12, 1, 7] * 20)
+    score = np.random.default_rng(0).normal(0, 9, len(labels.clicked)).astype(np.float32)
+    found, chances = Judged.of(score, labels), softmax(score.astype(float), labels)[1]
+    for d, (start, end) in enumerate(pairwise(labels.offsets)):
+        odds = np.exp(score[start:end].astype(float))
+        click = labels.clicked[start:end] != 0
+        np.testing.assert_allclose(chances[start:end], odds / odds.sum())
+        assert found.loss[d] == pytest.approx(-np.log(odds[click] / odds.sum())[0])
+    np.testing.assert_array_equal(found.gain, gain_of(score, labels))
+
+
+def test_standard_error_of_the_weighted_mean() -> None:
+    """Against the spread of the weighted mean in repeated draws; few future displays count for half of it."""
+    random, future = np.random.default_rng(0), np.arange(500) >= 460
+    draws, errors = [], []
+    for _ in range(2000):
+        value = np.where(future, random.normal(0, 2, 500), random.normal(0, 1, 500))
+        draws.append(0.4767 * value[~future].mean() + 0.5233 * value[future].mean())
+        errors.append(standard_error(value, future))
+    assert np.mean(errors) == pytest.approx(np.std(draws), rel=0.05)
+    value = random.normal(0, 1, 500)
+    for alone in (np.zeros(500, dtype=bool), np.ones(500, dtype=bool)):
+        assert standard_error(value, alone) == pytest.approx(value.std() / np.sqrt(500))

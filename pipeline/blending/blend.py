@@ -17,36 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.blending.stack import BlendConfig, Sample, Stack, thinned
 from pipeline.blending.ways import ALONE, Combination, Way, ways
-from pipeline.blending.weights import listwise_losses
 from pipeline.core.progress import bar
-from pipeline.metrics import (
-    FUTURE_WEIGHT,
-    PRESENT_WEIGHT,
-    Labelled,
-    map12,
-    reciprocal_rank,
-    tie_hash,
-    weighted_mean,
-)
-
-Gain = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What a way brings to each display. gain: (D,) of MAP@12. loss: (D,) -log of the click's chance."""
-
-    gain: Gain
-    loss: Gain
-
-    @classmethod
-    def of(cls, score: NDArray[np.float32], labels: Labelled) -> Judged:
-        gain = reciprocal_rank(score, labels.clicked, labels.offsets, labels.display_id, labels.ad_id)
-        return cls(gain, listwise_losses(score, labels))
-
-    @classmethod
-    def joined(cls, parts: list[Judged]) -> Judged:
-        return cls(np.concatenate([part.gain for part in parts]), np.concatenate([part.loss for part in parts]))
+from pipeline.metrics import Judged, Labelled, map12, standard_error, tie_hash, weighted_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +110,6 @@ def choose(judged: dict[str, Judged], future: NDArray[np.bool_]) -> str:
         return single
     likeliest = min(combined, key=lambda way: weighted_mean(judged[way].loss, future))
     return best if clearly(best, likeliest) else likeliest
-
-
-def standard_error(value: Gain, future: NDArray[np.bool_]) -> float:
-    """Of `weighted_mean`: present and future are two samples, which count by their shares, whatever their sizes."""
-    parts = [value[part] for part in (~future, future) if part.any()]
-    shares = (PRESENT_WEIGHT, FUTURE_WEIGHT) if len(parts) == 2 else (1.0,)
-    return float(np.sqrt(sum(share**2 * part.var() / len(part) for share, part in zip(shares, parts, strict=True))))
 
 
 def _without(whole: Sample, fold: NDArray[np.int64], way: str, config: BlendConfig) -> dict[str, float]:

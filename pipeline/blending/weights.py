@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from pipeline.metrics import Labelled
+from pipeline.metrics import Labelled, softmax
 
 Weights = NDArray[np.float64]
 
@@ -20,29 +20,14 @@ def equal_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
     return np.array([likelihood_weights(logits[:, [i]], labels)[0] for i in members]) / len(members)
 
 
-def listwise_losses(score: NDArray[Any], labels: Labelled) -> NDArray[np.float64]:
-    """-log softmax of each display's click (D,), the softmax of its scores (N,)."""
-    return _softmax(score.astype(np.float64), labels)[0]
-
-
 def listwise_loss(weights: Weights, columns: NDArray[Any], labels: Labelled) -> tuple[float, Weights]:
-    """The mean of `listwise_losses` for the scores columns @ weights, and its gradient.
+    """The mean over displays of -log of the click's chance, for the scores columns @ weights, and its gradient.
 
     columns: (N, P). weights: (P,).
     """
-    losses, p = _softmax(columns @ weights, labels)
+    losses, p = softmax(columns @ weights, labels)
     slope = columns.T @ (p - (np.asarray(labels.clicked) != 0)) / len(losses)
     return float(losses.sum()) / len(losses), slope
-
-
-def _softmax(z: NDArray[np.float64], labels: Labelled) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """-log of each click's chance (D,), and the chances of all ads (N,)."""
-    starts, lengths = labels.offsets[:-1], np.diff(labels.offsets)
-    top = np.maximum.reduceat(z, starts)
-    e = np.exp(z - np.repeat(top, lengths))
-    total = np.add.reduceat(e, starts)
-    of_click = np.add.reduceat(np.where(np.asarray(labels.clicked) != 0, z, 0.0), starts)
-    return np.log(total) + top - of_click, e / np.repeat(total, lengths)
 
 
 def likelihood_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:

@@ -22,10 +22,11 @@ from pipeline.metrics import DivergedError
 from pipeline.models.base import Kind
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions
+from pipeline.schemas.predictions import labels_of
 from pipeline.tuning import space
 from pipeline.tuning.journal import JournalLock, open_study
 from pipeline.tuning.sample import FACTOR, LEAST, rungs
-from pipeline.tuning.winner import gains, packed, winner
+from pipeline.tuning.winner import judged, packed, winner
 from pipeline.tuning.workers import enrolled, helpers, is_alive, is_orphaned
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -94,7 +95,7 @@ def _write(found: dict[str, Any], out: Path) -> None:
 
 def _name(kind: Kind, config: Any, encoded: Encoded, tuning: TuningConfig) -> str:
     what = [kind.name, asdict(config), repr(kind.search_space), tuning.displays, tuning.seed, encoded.digest]
-    text = json.dumps([*what, FACTOR, LEAST], sort_keys=True)
+    text = json.dumps([*what, FACTOR, LEAST, "judged"], sort_keys=True)  # the last: what each trial keeps
     return f"{kind.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -102,8 +103,8 @@ def _name(kind: Kind, config: Any, encoded: Encoded, tuning: TuningConfig) -> st
 class Search:
     """Asks a study for parameter sets and tells it what they are worth, until its budget is spent.
 
-    A set is fitted on the samples, the smallest first; on the last one its MAP@12 counts. Only the best quarter of
-    those that a smaller sample has seen goes on to the next; and a fit ends early where its MAP@12 has ceased to
+    A set is fitted on the samples, the smallest first; on the last one it is judged (winner.py). Only the best quarter
+    of those that a smaller sample has seen goes on to the next; and a fit ends early where its MAP@12 has ceased to
     rise behind the median of other trials.
 
     What another process needs to take part is pickled; it opens the study anew.
@@ -211,7 +212,7 @@ class Search:
         fitted = model.fit(sample, FitOptions(runtime=self.runtime, report=report))
         if sample is self.samples[-1]:
             target = sample.part("target")
-            trial.set_user_attr("ranks", packed(gains(model.predict(target), target)))
+            trial.set_user_attr("judged", packed(judged(model.predict(target), labels_of(target))))
         return max(point["map12"] for point in fitted.curve)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,18 @@ from numpy.typing import NDArray
 from scipy.optimize import check_grad, minimize
 
 from pipeline.blending import weights as weights_module
-from pipeline.blending.blend import Blend, Judged, blend, choose, standard_error
+from pipeline.blending.blend import Blend, blend, choose
 from pipeline.blending.stack import BlendConfig, Sample, Stack, read_stack, thinned
 from pipeline.blending.ways import ways
 from pipeline.blending.weights import (
     Weights,
     correlations,
     likelihood_weights,
-    listwise_losses,
     scaled,
     smooth_weights,
 )
 from pipeline.core.errors import ParameterError
-from pipeline.metrics import Labelled, map12, reciprocal_rank, tie_hash
+from pipeline.metrics import Judged, Labelled, map12, reciprocal_rank, tie_hash
 from tests.synthetic import Bag, Displays, categorical, draw_clicks, multi, numeric, write_encoded
 
 Floats = NDArray[np.floating[Any]]
@@ -390,32 +388,6 @@ def judged_of(**means: tuple[float, float]) -> dict[str, Judged]:
 )
 def test_another_way_must_be_clearly_better(means: dict[str, tuple[float, float]], best: str) -> None:
     assert choose(judged_of(**means), np.zeros(400, dtype=bool)) == best
-
-
-def test_losses_are_those_of_a_softmax(world: tuple[Stack, Labelled]) -> None:
-    """Against a loop over displays."""
-    stack, labels = world
-    score = stack.logits[:, 0]
-    found = listwise_losses(score, labels)
-    for d, (start, end) in enumerate(pairwise(labels.offsets[:200])):
-        z = score[start:end].astype(float)
-        expected = np.log(np.exp(z).sum()) - z[np.asarray(labels.clicked[start:end]) != 0].sum()
-        assert found[d] == pytest.approx(expected)
-
-
-def test_standard_error_of_the_weighted_mean() -> None:
-    """Against the spread of the weighted mean in repeated draws; few future displays count for half of it."""
-    random, future = np.random.default_rng(0), np.arange(500) >= 460
-    labels = replace(members_of(2)[1], slices={"future": future})
-    draws, errors = [], []
-    for _ in range(2000):
-        value = np.where(future, random.normal(0, 2, 500), random.normal(0, 1, 500))
-        draws.append(0.4767 * value[~future].mean() + 0.5233 * value[future].mean())
-        errors.append(standard_error(value, labels.slices["future"]))
-    assert np.mean(errors) == pytest.approx(np.std(draws), rel=0.05)
-    value = random.normal(0, 1, 500)
-    for alone in (np.zeros(500, dtype=bool), np.ones(500, dtype=bool)):
-        assert standard_error(value, alone) == pytest.approx(value.std() / np.sqrt(500))
 
 
 def test_correlations() -> None:
