@@ -6,6 +6,7 @@ time, which goes at about the speed of the disk; the line where the match stops 
 
 from __future__ import annotations
 
+import csv
 import re
 import zipfile
 import zlib
@@ -57,13 +58,13 @@ def where(source: RawInput, row: int) -> str:
     return f"row {row + 1}" if source.form == "parquet" else f"line {row + 2}"
 
 
-def fault_of(line: bytes, spec: RawFile) -> str:
-    """What is wrong with a line of a CSV (without its line end), or an empty text."""
+def fault_of(line: bytes, spec: RawFile, *, quoted: bool = False) -> str:
+    """What is wrong with a line of a CSV (without its line end), or an empty text. quoted: whether values may be."""
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         return f"expected UTF-8, found the byte 0x{line[error.start]:02x} at position {error.start + 1}"
-    fields = text.split(",")
+    fields = next(csv.reader([text])) if quoted else text.split(",")
     if len(fields) != len(spec.columns):
         return f"expected {len(spec.columns)} fields ({','.join(spec.header)}), found {len(fields)}: {_quoted(text)}"
     for column, value in zip(spec.columns, fields, strict=True):
@@ -102,7 +103,7 @@ def _first_line(source: RawInput) -> tuple[int, str] | None:
                 if stop == len(block):
                     break
                 line, newline, _ = block[stop : stop + BLOCK_BYTES].partition(b"\n")
-                if fault := fault_of(line.removesuffix(b"\r"), source.spec):
+                if fault := fault_of(line.removesuffix(b"\r"), source.spec, quoted=source.quoted):
                     return row, fault
                 start = stop + len(line) + len(newline)  # right, but not of the common sort
                 row += 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.csv as pcsv
@@ -205,6 +207,22 @@ def test_line_ends_and_byte_order_mark(world: World, name: str) -> None:
         report = world.run()
         assert world.table(name) == plain
         assert [warning in w for w in warnings_of(report)] == [True] * bool(warning)
+
+
+@pytest.mark.parametrize("name", ["events", "documents_entities", "clicks_train"])
+@pytest.mark.parametrize("rows", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL], ids=["all", "names alone"])
+def test_quotes(world: World, name: str, rows: Literal[0, 1]) -> None:
+    """The competition's files have none, but many writers put them around names and texts."""
+    world.run()
+    plain = world.table(name)
+    lines = [line.split(",") for line in str(world.text[name]).splitlines()]
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerow(lines[0])
+    csv.writer(text, quoting=rows, lineterminator="\n").writerows(lines[1:])
+    world.text[name] = text.getvalue().replace("\r\n", "\n")
+    report = world.run()
+    assert world.table(name) == plain
+    assert warnings_of(report) == []
 
 
 def test_page_views_fall_back(world: World) -> None:
