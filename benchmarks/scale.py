@@ -10,7 +10,9 @@ Displays, ads, users, documents and page views all grow in proportion. Each stag
 it, and each is measured once: a killed run goes on. The growth in time is fitted on a log-log scale to CPU seconds,
 which suffer less from other work on the machine. For the whole competition, time grows by that power where it is above
 1, else as from the second largest world to the largest, in a straight line: most stages have a fixed part. Memory grows
-by its power between these two: it rises until the ranges of rows are full that a stage works by, and then stands.
+by its power between these two: it rises until the ranges of rows are full that a stage works by, and then stands; or
+until the engine holds as much as it may. To show that the limit binds, what would grow beyond it runs once more in the
+largest world with a limit of TIGHT: what a stage holds beside the engine is what it held there beyond that.
 """
 
 from __future__ import annotations
@@ -32,13 +34,15 @@ import yaml
 
 from benchmarks.measure import GIB, ROOT, Cost, machine, measured, size_of, stage, table
 from pipeline.core.files import write_json
+from pipeline.core.runtime import RuntimeConfig
 from pipeline.sources.simulation.scale import DISPLAYS
 
 SPLITS = ("validation", "submission")
 #: stages -> minutes and GiB that the whole competition may cost; both splits together.
 BUDGET = {"ingest": (90, 4), "split, views, features": (180, 12), "encode": (30, 8)}
 DISK = 300  # GiB that everything may take
-CHECKED_LIMITS = ("1GB", "16GB")
+TIGHT = "1GB"  # the memory limit that shows what a limit does
+CHECKED_LIMITS = (TIGHT, "16GB")
 RESULT = ROOT / "benchmarks" / "results" / "scale.md"
 
 
@@ -86,35 +90,52 @@ def write_params(world: Path, displays: int, memory_limit: str, threads: int) ->
     return world / "params.yaml"
 
 
-def stages(raw: Path, world: Path, params: Path, again: Sequence[str] = ()) -> Iterator[Run]:
-    """Run ingest, split, views, every feature group and encode, one after the other, for both splits; what has been
-    measured before is given as it was."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A stage of one world: what it is, the folder that it writes, and what its command is told beside these."""
+
+    stage: str
+    split: str
+    out: Path
+    arguments: Sequence[object]
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage} {self.split}".strip()
+
+    def run(self, world: Path, params: Path, out: Path | None = None) -> Run:
+        command, _, group = self.stage.partition(" ")
+        told = ["--group", group] if group else []
+        out = out or self.out
+        cost = measured(stage(command, "--params", params, "--out", out, *told, *self.arguments), world / "tmp")
+        return Run(self.stage, self.split, cost, rows_of(world, self.split), size_of(out))
+
+
+def steps(raw: Path, world: Path, params: Path) -> Iterator[Step]:
+    """Ingest, split, views, every feature group and encode, for both splits, in the order in which they can run."""
     values = yaml.safe_load(params.read_text(encoding="utf-8"))
     groups = [f"features {group}" for group in values["features"]]
     groups += [f"collaborative {group}" for group in values["collaborative"]["groups"]]
-
-    known = Measured(world, params, again)
-
-    def run(name: str, split: str, out: Path, *arguments: object) -> Run:
-        key = f"{name} {split}".strip()
-        if key not in known.runs:
-            command, _, group = name.partition(" ")
-            told = ["--group", group] if group else []
-            cost = measured(stage(command, "--params", params, "--out", out, *told, *arguments), world / "tmp")
-            known.add(Run(name, split, cost, rows_of(world, split), size_of(out)))
-        return known.runs[key]
-
     tables = world / "tables"
-    yield run("ingest", "", tables, "--raw", raw, "--report", world / "ingest.json")
+    yield Step("ingest", "", tables, ("--raw", raw, "--report", world / "ingest.json"))
     for split in SPLITS:
         folders = {name: world / name / split for name in ("splits", "views", "features", "encoded")}
         inputs = ("--tables", tables, "--split", folders["splits"])
-        yield run("split", split, folders["splits"], "--tables", tables, "--split", split)
-        yield run("views", split, folders["views"], *inputs)
+        yield Step("split", split, folders["splits"], ("--tables", tables, "--split", split))
+        yield Step("views", split, folders["views"], inputs)
         for group in groups:
-            out = folders["features"] / group.split()[1]
-            yield run(group, split, out, *inputs, "--views", folders["views"])
-        yield run("encode", split, folders["encoded"], "--split", folders["splits"], "--features", folders["features"])
+            yield Step(group, split, folders["features"] / group.split()[1], (*inputs, "--views", folders["views"]))
+        encoded = ("--split", folders["splits"], "--features", folders["features"])
+        yield Step("encode", split, folders["encoded"], encoded)
+
+
+def stages(raw: Path, world: Path, params: Path, again: Sequence[str] = ()) -> Iterator[Run]:
+    """Run all steps, one after the other; what has been measured before is given as it was."""
+    known = Measured(world, params, again)
+    for step in steps(raw, world, params):
+        if step.name not in known.runs:
+            known.add(step.run(world, params))
+        yield known.runs[step.name]
 
 
 def rows_of(world: Path, split: str) -> int:
@@ -144,6 +165,29 @@ def measure_worlds(
             shown = f"{cost.seconds:8.1f} s {cost.peak / GIB:6.2f} GiB {cost.temporary / GIB:6.2f} GiB temporary"
             print(f"1/{size:<5} {run.stage:20} {run.split:11} {shown}", flush=True)
     return worlds
+
+
+def squeezed(scratch: Path, worlds: dict[int, list[Run]], limit: str) -> dict[str, Run]:
+    """The stages of the largest world that would grow beyond `limit`, run again with no more than TIGHT: name -> run.
+    RuntimeError if one of them writes other bytes then."""
+    size = min(worlds)
+    world = scratch / f"world-{size}"
+    tight = world / "tight"
+    params = write_params(tight, round(DISPLAYS / size), TIGHT, 0)
+    found = {}
+    for at, step in enumerate(steps(world / "raw", world, params)):
+        if whole_memory(worlds, at) > bytes_of(limit):
+            found[step.name] = step.run(world, params, tight / "out")
+            if digest(tight / "out") != digest(step.out):
+                raise RuntimeError(f"{step.name}: other bytes with a memory limit of {TIGHT}")
+            cost = found[step.name].cost
+            print(f"1/{size:<5} {step.name:32} with {TIGHT}: {cost.seconds:.1f} s {cost.own / GIB:.2f} GiB", flush=True)
+    shutil.rmtree(tight)
+    return found
+
+
+def bytes_of(limit: str) -> int:
+    return RuntimeConfig(memory_limit=limit).memory_mebibytes << 20
 
 
 def counts_of(world: Path) -> dict[str, int]:
@@ -184,13 +228,22 @@ def whole_time(sizes: list[float], costs: list[Cost]) -> float:
     return costs[-1].seconds * max(1.0, ratio)
 
 
-def whole_memory(sizes: list[float], costs: list[Cost]) -> float:
-    """Bytes for the whole competition."""
-    power = exponent(sizes[-2:], [cost.own for cost in costs[-2:]])
-    return float(costs[-1].own * (1 / sizes[-1]) ** (0.0 if math.isnan(power) else max(0.0, power)))
+def whole_memory(worlds: dict[int, list[Run]], at: int) -> float:
+    """Bytes for the whole competition of the stage at this place, if nothing limits it."""
+    sizes = sorted(worlds, reverse=True)[-2:]
+    owns = [float(worlds[size][at].cost.own) for size in sizes]
+    power = exponent([1 / size for size in sizes], owns)
+    return owns[-1] * sizes[-1] ** (0.0 if math.isnan(power) else max(0.0, power))
 
 
-def growth(worlds: dict[int, list[Run]]) -> tuple[str, str]:
+def limited_memory(free: float, last: Run, tight: Run | None, limit: str) -> float:
+    """Bytes, where the engine that was held to TIGHT may hold no more than `limit`."""
+    if tight is None or tight.cost.own >= last.cost.own:
+        return free
+    return min(free, bytes_of(limit) + max(0, tight.cost.own - bytes_of(TIGHT)))
+
+
+def growth(worlds: dict[int, list[Run]], tight: dict[str, Run], limit: str) -> tuple[str, str]:
     """Two tables: each stage's growth and what the whole would cost; the sums beside the budget."""
     largest = min(worlds)
     minutes: dict[str, float] = defaultdict(float)
@@ -201,7 +254,8 @@ def growth(worlds: dict[int, list[Run]]) -> tuple[str, str]:
         costs = [runs[at].cost for runs in worlds.values()]
         times, peaks = [float(cost.seconds) for cost in costs], [float(cost.own) for cost in costs]
         powers = exponent(sizes, [cost.cpu for cost in costs]), exponent(sizes[-2:], peaks[-2:])
-        time, peak = whole_time(sizes, costs) / 60, whole_memory(sizes, costs) / GIB
+        time = whole_time(sizes, costs) / 60
+        peak = limited_memory(whole_memory(worlds, at), last, tight.get(last.name), limit) / GIB
         minutes[last.budget] += time
         memory[last.budget] = max(memory[last.budget], peak)
         rows.append(
@@ -211,6 +265,7 @@ def growth(worlds: dict[int, list[Run]]) -> tuple[str, str]:
                 f"{powers[0]:.2f}",
                 *(f"{peak / GIB:.2f}" for peak in peaks),
                 f"{powers[1]:.2f}",
+                f"{tight[last.name].cost.own / GIB:.2f}" if last.name in tight else "",
                 f"{time:.1f}",
                 f"{peak:.1f}",
                 f"{last.disk * largest / GIB:.1f}",
@@ -218,7 +273,8 @@ def growth(worlds: dict[int, list[Run]]) -> tuple[str, str]:
         )
     names = [f"1/{size}" for size in worlds]
     seconds, gibs = ([f"{unit}, {name}" for name in names] for unit in ("s", "GiB"))
-    header = ["stage", *seconds, "power", *gibs, "power", "whole: min", "whole: GiB", "on disk: GiB"]
+    held = f"GiB, with {TIGHT}"
+    header = ["stage", *seconds, "power", *gibs, "power", held, "whole: min", "whole: GiB", "on disk: GiB"]
     budget = [
         [name, f"{minutes[name]:.0f}", allowed[0], f"{memory[name]:.1f}", allowed[1], verdict]
         for name, allowed in BUDGET.items()
@@ -255,36 +311,43 @@ def check_bytes(scratch: Path, size: int) -> str:
     """Run one world at 1 and 2 threads, with little memory and with much, and compare all that the stages write."""
     base = scratch / "bytes"
     make_raw(base, write_params(base, round(DISPLAYS / size), CHECKED_LIMITS[0], 0))
-    digests: dict[str, dict[str, str]] = {}
+    written: dict[str, dict[str, str]] = {}
     for threads in (1, 2):
         for limit in CHECKED_LIMITS:
             world = base / f"{threads}-{limit}"
             params = write_params(world, round(DISPLAYS / size), limit, threads)
             for _ in stages(base / "raw", world, params):
                 pass
-            digests[f"{threads} thread{'s' * (threads > 1)}, {limit}"] = digest(world)
+            written[f"{threads} thread{'s' * (threads > 1)}, {limit}"] = digests(world)
             shutil.rmtree(world)
     shutil.rmtree(base)
-    first = next(iter(digests.values()))
+    first = next(iter(written.values()))
     rows = [
         [name, len(found), len({p for p in first | found if first.get(p) != found.get(p)})]
-        for name, found in digests.items()
+        for name, found in written.items()
     ]
-    for name, found in digests.items():
+    for name, found in written.items():
         for path in sorted(first | found):
             if first.get(path) != found.get(path):
                 print(f"differs with {name}: {path}")
     return table([f"1/{size} of the competition", "files", "that differ from the first"], rows)
 
 
-def digest(world: Path) -> dict[str, str]:
+def digests(world: Path) -> dict[str, str]:
     """The hash of each file that the stages wrote."""
-    found = {}
+    found: dict[str, str] = {}
     for folder in ("tables", "splits", "views", "features", "encoded"):
-        for path in sorted((world / folder).rglob("*")):
-            if path.is_file():
-                with path.open("rb") as file:
-                    found[str(path.relative_to(world))] = hashlib.file_digest(file, "sha256").hexdigest()
+        found |= {f"{folder}/{name}": value for name, value in digest(world / folder).items()}
+    return found
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """The hash of each file in a folder."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 
@@ -308,16 +371,18 @@ def main() -> None:
     scratch = options.scratch.resolve()
     worlds = measure_worlds(scratch, sizes, options.memory_limit, options.again)
     counts = {size: counts_of(scratch / f"world-{size}") for size in sizes}
+    tight = squeezed(scratch, worlds, options.memory_limit)
     if not options.keep:
         for size in sizes:
             shutil.rmtree(scratch / f"world-{size}")
-    stage_table, budget = growth(worlds)
+    stage_table, budget = growth(worlds, tight, options.memory_limit)
     names = list(counts[sizes[0]])
     parts = [
         "# Growth\n",
         f"Written by `python -m benchmarks.scale`, memory limit {options.memory_limit}: {machine()}.\n",
         "Memory is the process's own, without pages of mapped files. benchmarks/scale.py says how the whole is "
-        "extrapolated. Powers: of CPU seconds over all worlds, and of memory over the two largest.\n",
+        "extrapolated. Powers: of CPU seconds over all worlds, and of memory over the two largest. Stages that "
+        f"would grow beyond the limit ran again in the largest world with {TIGHT}, and wrote the same bytes.\n",
         budget,
         stage_table,
         "Rows of the worlds:\n",
