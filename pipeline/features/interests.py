@@ -11,9 +11,8 @@ from __future__ import annotations
 import ibis
 import ibis.expr.types as ir
 
-from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
-from pipeline.features.subjects import SUBJECTS, UNIT, Subject, about, bags, list_column
+from pipeline.features.subjects import SUBJECTS, UNIT, Subject, about, bags, list_column, look_up_bags
 from pipeline.schemas.features import Scope
 
 #: name -> (pages, scope).
@@ -27,14 +26,13 @@ _RARER = 4
 
 def build(inputs: Inputs) -> ir.Table:
     read = _read(inputs)
-    table = inputs.impressions
+    lists = []
     for subject in SUBJECTS:
         weights = _weights(inputs, read, subject)
         for name in _NAMES:
             known = weights.filter(weights[name].notnull()).select("display_id", "id", weight=weights[name])
-            bag = bags(known, "display_id", f"{name}_{subject}")
-            table = look_up(table, bag, {"display_id": "display_id"})
-    return table
+            lists.append(bags(known, "display_id", f"{name}_{subject}"))
+    return look_up_bags(inputs.impressions, lists)
 
 
 def _read(inputs: Inputs) -> ir.Table:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import ibis
 import ibis.expr.types as ir
 
+from pipeline.core.relational import look_up_all
 from pipeline.features.base import Inputs
 from pipeline.schemas.features import MULTI_TYPE, Column, Scope
 
@@ -52,6 +53,14 @@ def bags(table: ir.Table, key: str, name: str) -> ir.Table:
     """key -> NAME: a list of {id, weight}, sorted by id, from rows of key, id and weight."""
     pair = ibis.struct({"id": table.id, "weight": table.weight})
     return table.group_by(key).aggregate(pair.collect().name(name)).mutate(**{name: ibis._[name].sort()})
+
+
+def look_up_bags(impressions: ir.Table, found: list[ir.Table]) -> ir.Table:
+    """Add lists by `display_id` to the first row of each display, null in all others: their file holds no more, and to
+    join and to sort a list for every ad takes its time."""
+    first = ibis.ifelse(impressions.first, impressions.display_id, ibis.null())
+    table = impressions.mutate(first_display_id=first)
+    return look_up_all(table, [(bag, {"first_display_id": "display_id"}) for bag in found]).drop("first_display_id")
 
 
 def list_column(name: str, meaning: str, scope: Scope) -> Column:

@@ -7,7 +7,7 @@ import ibis.expr.types as ir
 
 from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
-from pipeline.features.subjects import UNIT, Label, about, bags, list_column
+from pipeline.features.subjects import UNIT, Label, about, bags, list_column, look_up_bags
 from pipeline.schemas.features import Column, Scope
 
 #: How many of the latest views before the display make the fields, and of the first ones after it.
@@ -34,12 +34,12 @@ def build(inputs: Inputs) -> ir.Table:
     side = ibis.window(group_by=["display_id", views.delay < 0], order_by=[views.delay.abs(), views.document_id])
     near = views.mutate(nearness=ibis.row_number().over(side))
     near = near.filter(near.nearness < LATEST)
-    table = inputs.impressions
+    lists = []
     for field, chosen in {"viewed": near.delay < 0, "next": (near.delay >= 0) & (near.delay < HOUR_MS)}.items():
         documents = near.filter(chosen).select("display_id", "document_id")
         counted = documents.group_by(["display_id", "document_id"]).aggregate(times=documents.count())
-        for label, bag in _bags(inputs, counted).items():
-            table = look_up(table, bag.rename({f"{field}_{label}": "bag"}), {"display_id": "display_id"})
+        lists += [bag.rename({f"{field}_{label}": "bag"}) for label, bag in _bags(inputs, counted).items()]
+    table = look_up_bags(inputs.impressions, lists)
     table = look_up(table, _counts(views), {"display_id": "display_id"})
     return table.mutate(**{name: (table[name].fill_null(0) + 1).ln() for name in _COUNTS})
 
