@@ -237,8 +237,9 @@ def whole_memory(worlds: dict[int, list[Run]], at: int) -> float:
 
 
 def limited_memory(free: float, last: Run, tight: Run | None, limit: str) -> float:
-    """Bytes, where the engine that was held to TIGHT may hold no more than `limit`."""
-    if tight is None or tight.cost.own >= last.cost.own:
+    """Bytes, where the engine that was held to TIGHT may hold no more than `limit`; as if nothing limits it, if it held
+    nearly as much then."""
+    if tight is None or tight.cost.own > 0.9 * last.cost.own:
         return free
     return min(free, bytes_of(limit) + max(0, tight.cost.own - bytes_of(TIGHT)))
 
