@@ -64,7 +64,10 @@ def fault_of(line: bytes, spec: RawFile, *, quoted: bool = False) -> str:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         return f"expected UTF-8, found the byte 0x{line[error.start]:02x} at position {error.start + 1}"
-    fields = next(csv.reader([text])) if quoted else text.split(",")
+    try:
+        fields = next(csv.reader([text], strict=True)) if quoted else text.split(",")
+    except csv.Error as error:
+        return f"expected quotes around whole values, found {_quoted(text)} ({error})"
     if len(fields) != len(spec.columns):
         return f"expected {len(spec.columns)} fields ({','.join(spec.header)}), found {len(fields)}: {_quoted(text)}"
     for column, value in zip(spec.columns, fields, strict=True):

@@ -81,6 +81,8 @@ def test_wrong_value_in_quotes(world: World) -> None:
     world.text["events"] = "".join('"' + line.replace(",", '","') + '"\n' for line in lines)
     world.change("events", '"4","aa","102"', '"4","aa","x"')
     assert failure(world) == 'events.csv, line 5: document_id must be a whole number, found "x"'
+    world.change("events", '"4","aa","x"', '"4","aa,102')
+    assert failure(world).startswith("events.csv, line 5: expected quotes around whole values, found")
 
 
 @pytest.mark.parametrize("stop_at", [5, 250_000])
