@@ -97,10 +97,28 @@ def splat(typing: Any, x: Any, lanes: Any) -> Any:
     vector = Vector(lanes.count, x if x in _FLOATS else types.float32)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        one = builder.insert_element(ir.Constant(vector.kind, ir.Undefined), args[0], _int(0))
-        return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), vector.kind.count), None))
+        return _in_every_lane(builder, args[0], vector)
 
     return vector(vector.dtype, lanes), generate
+
+
+def _in_every_lane(builder: Any, number: Any, vector: Vector) -> Any:
+    one = builder.insert_element(ir.Constant(vector.kind, ir.Undefined), number, _int(0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), vector.kind.count), None))
+
+
+@intrinsic
+def load_splat(typing: Any, array: Any, at: Any, lanes: Any) -> Any:
+    """The number array[at] in every lane."""
+
+    vector = Vector(lanes.count, array.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        one = builder.load(_address(context, builder, array, args[0], args[1], _FLOATS[array.dtype]))
+        one.align = array.dtype.bitwidth // 8
+        return _in_every_lane(builder, one, vector)
+
+    return vector(array, types.int64, lanes), generate
 
 
 @intrinsic

@@ -19,6 +19,7 @@ from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, input_sizes
 from pipeline.nn.model import NetworkModel
+from pipeline.nn.terms import Logit
 from pipeline.nn.training import DeepConfig, Network
 
 
@@ -69,12 +70,12 @@ class DCNv2(Network):
         self.w_cross = nn.Linear(sum(sizes), 1)
         self.mlp = MLP(sizes, config.hidden, config.dropout)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def logit(self, batch: Batch) -> Logit:
         x = self.embed(batch)
         x_0 = x_l = x.inputs.rows()  # (B, n)
         for cross in self.crosses:
             x_l = cross(x_0, x_l)
-        return self.w_cross(x_l).squeeze(1) + self.mlp(x.inputs)  # (B,)
+        return self.mlp(x.inputs) + self.w_cross(x_l).squeeze(1)
 
 
 def build(config: Config) -> Model:

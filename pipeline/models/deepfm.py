@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
 
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, fm, input_sizes
 from pipeline.nn.model import NetworkModel
+from pipeline.nn.terms import Logit
 from pipeline.nn.training import DeepConfig, Network
 
 
@@ -38,10 +38,10 @@ class DeepFM(Network):
         super().__init__(inputs, config.embedding_dim)
         self.mlp = MLP(input_sizes(inputs, config.embedding_dim), config.hidden, config.dropout)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def logit(self, batch: Batch) -> Logit:
         x = self.embed(batch)
-        y_fm = self.linear(x) + fm(x.embeddings)  # (B,)
-        y_dnn = self.mlp(x.inputs)  # (B,)
+        y_fm = self.linear(x) + fm(x.embeddings)
+        y_dnn = self.mlp(x.inputs)
         return y_fm + y_dnn
 
 

@@ -25,6 +25,7 @@ from pipeline.nn.layers import MLP, WeightedPairs, input_sizes
 from pipeline.nn.model import NetworkModel
 from pipeline.nn.pruning import principal_axes, prune, sparsity_at
 from pipeline.nn.sparse import SparseNetwork
+from pipeline.nn.terms import Logit
 from pipeline.nn.training import DeepConfig, Network
 
 
@@ -74,9 +75,9 @@ class DeepLight(Network):
         self.pairs = WeightedPairs(inputs)
         self.mlp = MLP(input_sizes(inputs, config.embedding_dim), config.hidden, config.dropout)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def logit(self, batch: Batch) -> Logit:
         x = self.embed(batch)
-        y_fwfm = self.linear(x) + self.pairs(x.embeddings)  # (B,)
+        y_fwfm = self.linear(x) + self.pairs(x.embeddings)
         return y_fwfm + self.mlp(x.inputs)
 
     def prune(self, epoch: float, squares: Tensor) -> bool:

@@ -13,13 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
 
 from pipeline.core.config import check
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.nn.batches import Batch, Inputs
-from pipeline.nn.layers import MLP, NORM_EPSILON, Norm, input_sizes, join
+from pipeline.nn.layers import MLP, input_sizes
 from pipeline.nn.model import NetworkModel
+from pipeline.nn.norms import NORM_EPSILON, Norm
+from pipeline.nn.terms import Joined, Logit
 from pipeline.nn.training import DeepConfig, Network
 
 NormName = Literal["none", "layer", "variance"]
@@ -61,13 +62,13 @@ class NormDNN(Network):
     def __init__(self, inputs: Inputs, config: Config) -> None:
         super().__init__(inputs, config.embedding_dim)
         sizes = input_sizes(inputs, config.embedding_dim)
-        self.norm = Norm(config.embedding_norm, config.epsilon)
+        self.norm = Norm(config.embedding_norm, config.epsilon) if config.embedding_norm != "none" else None
         self.mlp = MLP(sizes, config.hidden, config.dropout, config.hidden_norm)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def logit(self, batch: Batch) -> Logit:
         x = self.embed(batch)
-        h_0 = join(x.embeddings.map(self.norm), x.numbers)  # (n, F * D + K)
-        return self.linear(x) + self.mlp(h_0)  # (B,)
+        h_0 = Joined(x.embeddings, x.numbers, self.norm)
+        return self.linear(x) + self.mlp(h_0)
 
 
 def build(config: Config) -> Model:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
 
 from pipeline.core.config import check
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
@@ -17,6 +16,7 @@ from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.crosses import Crosses
 from pipeline.nn.layers import MLP, input_sizes
 from pipeline.nn.model import NetworkModel
+from pipeline.nn.terms import Logit
 from pipeline.nn.training import DeepConfig, Network
 
 
@@ -51,9 +51,9 @@ class WideDeep(Network):
         self.phi = Crosses(inputs, config.crosses, config.cross_bits) if config.crosses else None
         self.mlp = MLP(input_sizes(inputs, config.embedding_dim), config.hidden, config.dropout)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def logit(self, batch: Batch) -> Logit:
         x = self.embed(batch)
-        wide = self.linear(x)  # (B,)
+        wide = self.linear(x)
         if self.phi is not None:
             wide = wide + self.phi(batch)
         return wide + self.mlp(x.inputs)

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pipeline.nn import perceptrons
-
 
 class Dropout(nn.Module):
     """Like torch.nn.Dropout, but drawn from the random numbers of the piece of a batch that a thread works on.
@@ -26,8 +24,17 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.rate:
             return x
-        kept = perceptrons.random_bits(x, draw_seed()) >= int(self.rate * 2**32)
+        kept = random_bits(x, draw_seed()) >= int(self.rate * 2**32)
         return x * (kept / (1 - self.rate))
+
+
+def random_bits(like: Tensor, seed: int) -> Tensor:
+    """The 32 bits that activations.rectify draws for each number of a tensor, by torch's operations. int64"""
+    low = (1 << 32) - 1
+    x = torch.arange(like.numel(), device=like.device).view(like.shape) ^ seed
+    x = (x ^ (x >> 16)) * 0x7FEB352D & low
+    x = (x ^ (x >> 15)) * 0x846CA68B & low
+    return x ^ (x >> 16)
 
 
 def draw_seed() -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from pipeline.nn import kernels, sides
+from pipeline.nn import activations, kernels, sides
 from pipeline.nn.batches import Batch, Values
 
 
@@ -96,121 +96,51 @@ def sum_rows(values: Tensor, starts: Tensor) -> Tensor:
     return out
 
 
-# --- the first layer ----------------------------------------------------------------------------------------------
+# --- norms --------------------------------------------------------------------------------------------------------
 
 
-def shared_linear(
-    display: Tensor, impression: Tensor, of_display: Tensor, of_impression: Tensor, bias: Tensor | None, batch: Batch
-) -> Tensor:
-    """[display, impression] W^T + b of each row, W = [of_display, of_impression]. (D, P), (B, Q) -> (B, H)"""
-    if torch.is_autocast_enabled(display.device.type):
-        shared = functional.linear(display, of_display, bias)
-        return spread(shared, batch) + functional.linear(impression, of_impression)
-    out: Tensor = _SharedLinear.apply(display, impression, of_display, of_impression, bias, batch.starts)
+def normalize(x: Tensor, centred: bool, epsilon: float) -> Tensor:
+    """activations.normalize over the last dimension; on a CPU."""
+    out: Tensor = _Normalize.apply(x, centred, epsilon)
     return out
 
 
-class _SharedLinear(torch.autograd.Function):
+class _Normalize(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        display: Tensor,
-        impression: Tensor,
-        w_display: Tensor,
-        w_own: Tensor,
-        bias: Tensor | None,
-        starts: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(display, impression, w_display, w_own)
-        ctx.starts = starts
-        out = spread_rows(functional.linear(display, w_display, bias), starts, len(impression))
-        return out.addmm_(impression, w_own.t())
+    def forward(ctx: Any, x: Tensor, centred: bool, epsilon: float) -> Tensor:
+        y = x.detach().clone(memory_format=torch.contiguous_format)
+        flat = array(y).reshape(-1, x.shape[-1])
+        scales = np.empty(len(flat), flat.dtype)
+        activations.normalize_rows(flat, centred, epsilon, scales)
+        ctx.save_for_backward(y)
+        ctx.centred, ctx.scales = centred, scales
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        display, impression, w_display, w_own = ctx.saved_tensors
-        shared = sum_rows(gradient, ctx.starts)
-        needs = ctx.needs_input_grad
-        return (
-            shared @ w_display if needs[0] else None,
-            gradient @ w_own if needs[1] else None,
-            shared.t() @ display if needs[2] else None,
-            gradient.t() @ impression if needs[3] else None,
-            shared.sum(0) if needs[4] else None,
-            None,
-        )
-
-
-# --- sums of weights ----------------------------------------------------------------------------------------------
-
-
-def sum_weights(display: Tensor, impression: Tensor, batch: Batch) -> Tensor:
-    """Sum over all fields of a row. (D, Gd), (B, Gi) -> (B,)"""
-    if not has_kernels(impression):
-        return spread(display.sum(1), batch) + impression.sum(1)
-    out: Tensor = _SumWeights.apply(display, impression, batch.starts)
-    return out
-
-
-class _SumWeights(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, display: Tensor, impression: Tensor, starts: Tensor) -> Tensor:
-        out = impression.new_empty(len(impression))
-        sides.sum_weights(*(array(x) for x in (display, impression, starts, out)))
-        ctx.shapes, ctx.starts = (display.shape, impression.shape), starts
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Each weight has the gradient of its row, or of all rows of its display."""
-        display, impression = ctx.shapes
-        shared = sum_rows(gradient.unsqueeze(1), ctx.starts)
-        return shared.expand(display), gradient.unsqueeze(1).expand(impression), None
-
-
-# --- all pairs ----------------------------------------------------------------------------------------------------
-
-
-def fm(display: Tensor, impression: Tensor, batch: Batch) -> Tensor:
-    """Sum over pairs of <e_i, e_j> over the fields of a row. (D, Gd, E), (B, Gi, E) -> (B,)"""
-    if not has_kernels(impression):
-        total = spread(display.sum(1), batch) + impression.sum(1)
-        squares = spread(display.square().sum((1, 2)), batch) + impression.square().sum((1, 2))
-        return 0.5 * (total.square().sum(1) - squares)
-    out: Tensor = _FM.apply(display, impression, batch.starts)
-    return out
-
-
-class _FM(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, display: Tensor, impression: Tensor, starts: Tensor) -> Tensor:
-        totals = impression.new_empty(len(impression), impression.shape[2])
-        out = impression.new_empty(len(impression))
-        lanes = (0,) * impression.shape[2]
-        sides.fm(*(array(x) for x in (display, impression, starts)), lanes, array(totals), array(out))
-        ctx.save_for_backward(display, impression, totals)
-        ctx.starts = starts
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        display, impression, totals = ctx.saved_tensors
-        of = display.new_empty(display.shape), impression.new_empty(impression.shape)
-        read = (array(x) for x in (gradient, display, impression, ctx.starts))
-        sides.fm_gradient(*read, (0,) * impression.shape[2], array(totals), *(array(x) for x in of))
-        return *of, None
+        (y,) = ctx.saved_tensors
+        g = gradient.clone(memory_format=torch.contiguous_format)
+        shape = -1, y.shape[-1]
+        activations.normalize_rows_gradient(array(g).reshape(shape), array(y).reshape(shape), ctx.centred, ctx.scales)
+        return g, None, None
 
 
 # --- losses -------------------------------------------------------------------------------------------------------
 
 
+def pointwise(logits: Tensor, clicked: Tensor, batch: Batch) -> Tensor:
+    """Sum over rows of their binary cross-entropy. (B,) -> ()"""
+    if has_kernels(logits):
+        loss: Tensor = _Loss.apply(logits, clicked, batch.starts, sides.pointwise)
+        return loss
+    return functional.binary_cross_entropy_with_logits(logits, clicked, reduction="sum")
+
+
 def listwise(logits: Tensor, clicked: Tensor, batch: Batch) -> Tensor:
     """Sum over displays of -log softmax of the click among its rows. (B,) -> ()"""
     if has_kernels(logits):
-        loss: Tensor = _Listwise.apply(logits, clicked, batch.starts)
+        loss: Tensor = _Loss.apply(logits, clicked, batch.starts, sides.listwise)
         return loss
     display = batch.display_of
     top = logits.new_full((batch.displays,), -torch.inf).scatter_reduce(0, display, logits.detach(), "amax")
@@ -218,16 +148,14 @@ def listwise(logits: Tensor, clicked: Tensor, batch: Batch) -> Tensor:
     return (total.log() + top).sum() - (logits * clicked).sum()
 
 
-class _Listwise(torch.autograd.Function):
+class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, clicked: Tensor, starts: Tensor) -> Tensor:
-        gradient = logits.new_empty(logits.shape)
-        loss = sides.listwise(*(array(x) for x in (logits, clicked, starts, gradient)))
-        ctx.save_for_backward(gradient)
+    def forward(ctx: Any, logits: Tensor, clicked: Tensor, starts: Tensor, kernel: Any) -> Tensor:
+        ctx.gradient = logits.new_empty(logits.shape)
+        loss = kernel(*(array(x) for x in (logits, clicked, starts, ctx.gradient)))
         return logits.new_tensor(np.float64(loss))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * scale, None, None
+        return ctx.gradient * scale, None, None, None

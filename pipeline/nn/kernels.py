@@ -66,19 +66,21 @@ def sum_bags(
 
 # --- gradients of the table's rows --------------------------------------------------------------------------------
 # slot (N,): where an id stands among those that the batch has read so far, or -1. touched (S,): these ids.
-# sums (S, 1 + E): their gradients. The number of them is passed on from call to call.
+# sums (S, 1 + E): their gradients; zeros behind them. The number of them is passed on from call to call.
 
 
 @inlined
-def _place(row: int, slot: Array, touched: Array, sums: Array, count: int) -> tuple[int, int]:
-    """Where the sums of a row of the table stand, and the number of them, which grows by one that is new."""
-    at = slot[row]
-    if at < 0:
-        at = slot[row] = count
-        touched[count] = row
-        sums[count] = 0
-        count += 1
-    return at, count
+def _place(row: int, slot: Array, touched: Array, count: int) -> tuple[int, int]:
+    """Where the sums of a row of the table stand, and the number of them, which grows by one that is new.
+
+    Without a branch: which row is new cannot be guessed.
+    """
+    at = int64(slot[row])
+    new = at < 0
+    at = count if new else at
+    slot[row] = at
+    touched[at] = row
+    return at, count + new
 
 
 @compiled
@@ -103,18 +105,16 @@ def add_codes(
     read it. weights, of_weights: (n, G). embeddings, of_embeddings: (n, G, E). Returns the new number of ids.
     """
     fields, size = weights.shape[1], len(lanes)
-    for i in range(codes.shape[0]):
-        if i + AHEAD < codes.shape[0]:
-            for f in columns:
-                prefetch(slot, int64(codes[i + AHEAD, f]))
-        shrink = decay * repeats[i]
-        for f in columns:
-            e = (i * fields + f) * size
-            found, count = _place(codes[i, f], slot, touched, sums, count)
+    for f in columns:
+        for i in range(codes.shape[0]):
+            if i + FAR < codes.shape[0]:
+                prefetch(slot, int64(codes[i + FAR, f]))
+            e, shrink = (i * fields + f) * size, decay * repeats[i]
+            found, count = _place(codes[i, f], slot, touched, count)
+            at = found * (1 + size)
             sums[found, 0] += of_weights[i, f] + shrink * weights[i, f]
-            at = int64(found) * (1 + size) + 1
             row = load(of_embeddings, e, lanes) + splat(shrink, lanes) * load(embeddings, e, lanes)
-            store(sums, at, load(sums, at, lanes) + row)
+            store(sums, at + 1, load(sums, at + 1, lanes) + row)
     return count
 
 
@@ -145,9 +145,9 @@ def add_bags(
             weight = of_weights[i, first + j] + shrink * weights[i, first + j]
             row = load(of_embeddings, e, lanes) + splat(shrink, lanes) * load(embeddings, e, lanes)
             for v in range(offsets[j, i], offsets[j, i + 1]):
-                found, count = _place(ids[v], slot, touched, sums, count)
+                found, count = _place(ids[v], slot, touched, count)
                 sums[found, 0] += shares[v] * weight
-                at = int64(found) * (1 + size) + 1
+                at = found * (1 + size) + 1
                 store(sums, at, load(sums, at, lanes) + splat(shares[v], lanes) * row)
     return count
 
@@ -167,7 +167,7 @@ def adam(
     beta2: float,
     epsilon: float,
 ) -> None:
-    """One step of Adam on the rows that were read (see `rows`); state (N, 2, 1 + E): the moments. Forgets their slots.
+    """One step of Adam on the rows that were read (see `rows`); state (N, 2, 1 + E): the moments. Forgets their slots and sums.
 
     lanes: of a whole row, 1 + E. rate: the learning rate with the correction of both moments for the number of steps.
     last (N,): the step at which each row was last read; now: this one.
@@ -187,6 +187,7 @@ def adam(
         keep1, keep2 = splat(number(np.exp(gap * fall1)), lanes), splat(number(np.exp(gap * fall2)), lanes)
         reach = splat(rate * number((one - np.exp(gap * fall)) / (one - ratio)), lanes)
         at, g = int64(touched[i]) * width, load(sums, i * width, lanes)
+        store(sums, i * width, splat(number(0), lanes))
         first = keep1 * load(state, 2 * at, lanes) + splat(one - beta1, lanes) * g
         second = keep2 * load(state, 2 * at + width, lanes) + splat(one - beta2, lanes) * g * g
         store(state, 2 * at, first)
@@ -198,14 +199,15 @@ def adam(
 def adagrad(
     touched: Array, sums: Array, table: Array, state: Array, slot: Array, lanes: Any, rate: float, epsilon: float
 ) -> None:
-    """One step of AdaGrad on the rows that were read; state (N, 1, 1 + E): sums of squares. Forgets their slots."""
-    width = len(lanes)
+    """One step of AdaGrad on the rows that were read; state (N, 1, 1 + E): sums of squares. Forgets their slots and sums."""
+    width, number = len(lanes), table.dtype.type
     for i in range(len(touched)):
         if i + FAR < len(touched):
             fetch(table, int64(touched[i + FAR]) * width, width)
             fetch(state, int64(touched[i + FAR]) * width, width)
         slot[touched[i]] = -1
         at, g = int64(touched[i]) * width, load(sums, i * width, lanes)
+        store(sums, i * width, splat(number(0), lanes))
         squares = load(state, at, lanes) + g * g
         store(state, at, squares)
         store(table, at, load(table, at, lanes) - splat(rate, lanes) * g / (root(squares) + splat(epsilon, lanes)))

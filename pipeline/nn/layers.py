@@ -1,54 +1,39 @@
 """The parts that networks are made of.
 
 A batch has D displays with B rows in all. What the ads of a display share (user, page, time, place, documents viewed)
-is looked up and multiplied once for each display, not once for each row, with equal results: `Sides` keeps the two
-apart, and `Shared`, `linear` and `fm` compute from them what a plain layer would from rows. `Sides.rows` gives plain
-rows to whatever needs them.
+is looked up and multiplied once for each display, not once for each row, with equal results: `terms.Sides` keeps the
+two apart. `Sides.rows` gives plain rows to whatever needs them.
 
     x = self.embed(batch)       # weights, embeddings and numbers of all fields, by display and by impression
-    self.linear(x)              # (B,)   b + sum_i w_i + <v, numbers>
-    fm(x.embeddings)            # (B,)   sum_{i<j} <e_i, e_j>
-    self.mlp(x.inputs)          # (B,)   MLP([e_1, ..., e_G, numbers])
+    self.linear(x)              # b + sum_i w_i + <v, numbers>
+    fm(x.embeddings)            # sum_{i<j} <e_i, e_j>
+    self.mlp(x.inputs)          # MLP([e_1, ..., e_G, numbers])
     x.embeddings.rows()         # (B, G, E)
     x.inputs.rows()             # (B, G * E + K)
 
-Shapes: G fields with embeddings, K numbers, E embedding size; on the side of displays (D, ...), on the other (B, ...).
-In rows, fields of displays come before those of impressions.
+Each term is a `terms.Logit`, and so is their sum. Shapes: G fields with embeddings, K numbers, E embedding size; on the
+side of displays (D, ...), on the other (B, ...). In rows, fields of displays come before those of impressions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.nn import functions, perceptrons
+from pipeline.nn import functions
 from pipeline.nn.batches import Batch, Inputs, Side, Values
 from pipeline.nn.dropout import Dropout, draw_seed
+from pipeline.nn.norms import NORM_EPSILON, Norm
+from pipeline.nn.passes import Between
 from pipeline.nn.pruning import prune
+from pipeline.nn.terms import DeepTerm, Joined, LinearTerm, Logit, Sides
 
-NORM_EPSILON = 1e-5
 INITIAL_DEVIATION = 0.01  # of embeddings; weights begin at 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """Something that the fields of displays have (D, Gd, ...) and those of impressions have (B, Gi, ...)."""
-
-    display: Tensor
-    impression: Tensor
-    batch: Batch
-
-    def rows(self) -> Tensor:
-        """As if every row had all fields by itself. (B, Gd + Gi, ...)"""
-        return torch.cat([functions.spread(self.display, self.batch), self.impression], dim=1)
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Sides:
-        """Apply to either side what treats all items alike, such as a norm of each embedding."""
-        return Sides(function(self.display), function(self.impression), self.batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +48,9 @@ class Embedded:
     numbers: Sides
 
     @property
-    def inputs(self) -> Sides:
-        """[e_1, ..., e_G, numbers] of each side: (n, G * E + K)."""
-        return join(self.embeddings, self.numbers)
-
-
-def join(embeddings: Sides, numbers: Sides) -> Sides:
-    """Flat embeddings with the numbers behind them. (n, G, E) and (n, K) -> (n, G * E + K)"""
-
-    def flat(e: Tensor, x: Tensor) -> Tensor:
-        return torch.cat([e.flatten(1), x], dim=1) if x.shape[1] else e.flatten(1)
-
-    display = flat(embeddings.display, numbers.display)
-    return Sides(display, flat(embeddings.impression, numbers.impression), embeddings.batch)
+    def inputs(self) -> Joined:
+        """[e_1, ..., e_G, numbers]"""
+        return Joined(self.embeddings, self.numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +108,27 @@ class Linear(nn.Module):
         self.display = nn.Parameter(torch.zeros(len(inputs.display.numeric)))
         self.impression = nn.Parameter(torch.zeros(len(inputs.impression.numeric)))
 
-    def forward(self, x: Embedded) -> Tensor:
-        weights, numbers = x.weights, x.numbers
-        logit = self.bias + functions.sum_weights(weights.display, weights.impression, weights.batch)
-        if len(self.display):
-            logit = logit + functions.spread(numbers.display @ self.display, weights.batch)
-        return logit + numbers.impression @ self.impression if len(self.impression) else logit
+    def forward(self, x: Embedded) -> Logit:
+        w, numbers = x.weights, x.numbers
+        if functions.has_kernels(self.bias):
+            return Logit(linear=LinearTerm(w, numbers, self.bias, self.display, self.impression))
+        shared = w.display.sum(1) + numbers.display @ self.display
+        own = w.impression.sum(1) + numbers.impression @ self.impression
+        return Logit(tensors=(self.bias + functions.spread(shared, w.batch) + own,))
 
 
-def fm(embeddings: Sides) -> Tensor:
+def fm(embeddings: Sides) -> Logit:
     """Sum over pairs of fields of <e_i, e_j>, in O(G E): Rendle 2010, lemma 3.1. (B,)"""
-    return functions.fm(embeddings.display, embeddings.impression, embeddings.batch)
+    if functions.has_kernels(embeddings.impression):
+        return Logit(pairs=embeddings)
+    total, squares = (
+        functions.spread(of_display, embeddings.batch) + of_impression
+        for of_display, of_impression in (
+            (embeddings.display.sum(1), embeddings.impression.sum(1)),
+            (embeddings.display.square().sum((1, 2)), embeddings.impression.square().sum((1, 2))),
+        )
+    )
+    return Logit(tensors=(0.5 * (total.square().sum(1) - squares),))
 
 
 class WeightedPairs(nn.Module):
@@ -202,7 +187,8 @@ class Shared(nn.Module):
         return torch.cat([self.display, self.impression], dim=1)
 
     def forward(self, x: Sides) -> Tensor:
-        return functions.shared_linear(x.display, x.impression, self.display, self.impression, self.bias, x.batch)
+        shared = functional.linear(x.display, self.display, self.bias)
+        return functions.spread(shared, x.batch) + functional.linear(x.impression, self.impression)
 
 
 def input_sizes(inputs: Inputs, size: int) -> tuple[int, int]:
@@ -212,43 +198,10 @@ def input_sizes(inputs: Inputs, size: int) -> tuple[int, int]:
     return display, impression
 
 
-def variance_only(x: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
-    """LayerNorm without its mean, gain and bias: x / sqrt(var + eps) over the last dimension (Wang et al. 2020)."""
-    if functions.has_kernels(x):
-        return perceptrons.normalize(x, False, epsilon)
-    variance = (x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)
-    return x * torch.rsqrt(variance + epsilon)
-
-
-def layer_norm(x: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
-    """(x - mean) / sqrt(var + eps) over the last dimension, without gain and bias (Ba, Kiros and Hinton 2016)."""
-    return functional.layer_norm(x, x.shape[-1:], eps=epsilon)
-
-
-#: Of the items of a batch, each by itself: nothing here depends on what else is in it.
-NORMS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "none": lambda x, _: x,
-    "layer": layer_norm,
-    "variance": variance_only,
-}
-
-
-class Norm(nn.Module):
-    """One of NORMS as a layer."""
-
-    def __init__(self, name: str, epsilon: float = NORM_EPSILON) -> None:
-        super().__init__()
-        self.name, self.epsilon = name, epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        return NORMS[self.name](x, self.epsilon)
-
-
 class MLP(nn.Module):
-    """Linear, norm (none unless named), ReLU, dropout for each hidden size, then one logit. Sides of (n, inputs) ->
-    (B,); no hidden layer: 0.
+    """Linear, norm (none unless named), ReLU, dropout for each hidden size, then one logit; no hidden layer: 0.
 
-    On a CPU perceptrons.mlp computes what `layers` say, in fewer passes over memory.
+    On a CPU terms.DeepTerm computes what `layers` say, in fewer passes over memory.
     """
 
     def __init__(self, inputs: tuple[int, int], hidden: Sequence[int], dropout: float, norm: str = "none") -> None:
@@ -265,12 +218,13 @@ class MLP(nn.Module):
         matrices: list[Tensor] = [parameter for parameter in self.parameters() if parameter.dim() == 2]
         return matrices[:-1]
 
-    def forward(self, x: Sides) -> Tensor:
+    def forward(self, x: Joined) -> Logit:
+        own = x.embeddings.impression
         if self.layers is None:
-            return x.impression.new_zeros(len(x.impression))
-        if not functions.has_kernels(x.impression):
-            return torch.as_tensor(self.layers(x)).squeeze(1)
+            return Logit()
+        if not functions.has_kernels(own):
+            return Logit(tensors=(torch.as_tensor(self.layers(x.sides())).squeeze(1),))
         drop = self.dropout if self.training else 0.0
-        seeds = [draw_seed() if drop else 0 for _ in range(self.hidden)]
-        between = perceptrons.Between(self.norm, NORM_EPSILON, drop, seeds)
-        return perceptrons.mlp(x.display, x.impression, list(self.parameters()), between, x.batch)
+        seeds = np.array([draw_seed() if drop else 0 for _ in range(self.hidden)], np.int64)
+        between = Between(self.norm != "none", self.norm == "layer", NORM_EPSILON, drop, seeds)
+        return Logit(deep=DeepTerm(x, list(self.parameters()), between))

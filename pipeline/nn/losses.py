@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional
 
 from pipeline.nn import functions
 from pipeline.nn.batches import Batch
@@ -12,7 +11,7 @@ from pipeline.nn.batches import Batch
 def pointwise(logits: Tensor, batch: Batch) -> Tensor:
     """Mean binary cross-entropy of the impressions. (B,) -> ()"""
     assert batch.clicked is not None
-    return functional.binary_cross_entropy_with_logits(logits, batch.clicked)
+    return functions.pointwise(logits, batch.clicked, batch) / batch.rows
 
 
 def listwise(logits: Tensor, batch: Batch) -> Tensor:

@@ -222,4 +222,4 @@ class _Share:
         rows = gradients[0].rows
         if room > len(self.ids) or self.sums.dtype != rows[0].dtype:
             self.ids = np.empty(room * 5 // 4, np.int32)
-            self.sums = np.empty((len(self.ids), 1 + rows[1].shape[2]), rows[0].dtype)
+            self.sums = np.zeros((len(self.ids), 1 + rows[1].shape[2]), rows[0].dtype)

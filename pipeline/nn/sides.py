@@ -41,21 +41,45 @@ def sum_rows(values: Array, starts: Array, out: Array) -> None:
                 out[d, k] += values[r, k]
 
 
-# --- sums of weights ----------------------------------------------------------------------------------------------
+# --- the part of logistic regression ------------------------------------------------------------------------------
 
 
 @compiled
-def sum_weights(shared: Array, own: Array, starts: Array, out: Array) -> None:
-    """The sum of all weights of a row: (D, Gd), (B, Gi) -> (B,)"""
-    for d in range(shared.shape[0]):
-        base = own.dtype.type(0)
+def linear(
+    shared: Array,
+    own: Array,
+    numbers: Array,
+    own_numbers: Array,
+    of_numbers: Array,
+    of_own_numbers: Array,
+    starts: Array,
+    bias: Array,
+    out: Array,
+) -> None:
+    """out (B,) += the bias (1,), a row's weights, (D, Gd) and (B, Gi), and its numbers, (D, Kd) and (B, Ki), times
+    theirs.
+    """
+    for d in range(len(starts) - 1):
+        base = bias[0]
         for f in range(shared.shape[1]):
             base += shared[d, f]
+        for k in range(len(of_numbers)):
+            base += numbers[d, k] * of_numbers[k]
         for r in range(starts[d], starts[d + 1]):
             total = base
             for f in range(own.shape[1]):
                 total += own[r, f]
-            out[r] = total
+            for k in range(len(of_own_numbers)):
+                total += own_numbers[r, k] * of_own_numbers[k]
+            out[r] += total
+
+
+@compiled
+def add_products(gradient: Array, numbers: Array, out: Array) -> None:
+    """out (K,) += gradient (n,) times numbers (n, K)."""
+    for i in range(len(gradient)):
+        for k in range(len(out)):
+            out[k] += gradient[i] * numbers[i, k]
 
 
 # --- all pairs of fields (Rendle 2010, lemma 3.1) -----------------------------------------------------------------
@@ -63,9 +87,9 @@ def sum_weights(shared: Array, own: Array, starts: Array, out: Array) -> None:
 
 @compiled
 def fm(shared: Array, own: Array, starts: Array, lanes: Any, totals: Array, out: Array) -> None:
-    """Sum over pairs of <e_i, e_j>, the fields of displays (D, Gd, E) and of rows (B, Gr, E) taken together.
+    """out (B,) += the sum over pairs of <e_i, e_j>, the fields of displays (D, Gd, E) and of rows (B, Gr, E) together.
 
-    totals (B, E) get the sums of all embeddings of a row, out (B,) = (|total|^2 - sum |e_i|^2) / 2.
+    totals (B, E) get the sums of all embeddings of a row; the sum is (|total|^2 - sum |e_i|^2) / 2.
     """
     size, zero, two = len(lanes), own.dtype.type(0), own.dtype.type(2)
     for d in range(shared.shape[0]):
@@ -79,7 +103,7 @@ def fm(shared: Array, own: Array, starts: Array, lanes: Any, totals: Array, out:
                 e = load(own, (r * own.shape[1] + f) * size, lanes)
                 total, squares = total + e, squares + e * e
             store(totals, r * size, total)
-            out[r] = simd.total(total * total - squares) / two
+            out[r] += simd.total(total * total - squares) / two
 
 
 @compiled
@@ -93,7 +117,7 @@ def fm_gradient(
     of_shared: Array,
     of_own: Array,
 ) -> None:
-    """Of each embedding: the sum of all others, times the gradient (B,); of a display's also summed over its rows."""
+    """Added to that of each embedding: the sum of all others, times the gradient (B,); of a display's over its rows."""
     size, zero = len(lanes), own.dtype.type(0)
     for d in range(shared.shape[0]):
         total, scale = splat(zero, lanes), zero
@@ -103,13 +127,27 @@ def fm_gradient(
             total = total + g * total_r
             for f in range(own.shape[1]):
                 at = (r * own.shape[1] + f) * size
-                store(of_own, at, g * (total_r - load(own, at, lanes)))
+                store(of_own, at, load(of_own, at, lanes) + g * (total_r - load(own, at, lanes)))
         for f in range(shared.shape[1]):
             at = (d * shared.shape[1] + f) * size
-            store(of_shared, at, total - splat(scale, lanes) * load(shared, at, lanes))
+            store(of_shared, at, load(of_shared, at, lanes) + total - splat(scale, lanes) * load(shared, at, lanes))
 
 
-# --- the likelihood of a display's click --------------------------------------------------------------------------
+# --- losses -------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def pointwise(logits: Array, clicked: Array, starts: Array, gradient: Array) -> float:
+    """The sum over rows of their binary cross-entropy, and its gradient (B,)."""
+    one, loss = logits.dtype.type(1), 0.0
+    for r in range(len(logits)):
+        gradient[r] = np.exp(-abs(logits[r]))  # below 1, so that nothing overflows
+    for r in range(len(logits)):
+        loss += max(logits[r], 0) - logits[r] * clicked[r] + np.log1p(gradient[r])
+    for r in range(len(logits)):
+        odds = gradient[r]
+        gradient[r] = (one if logits[r] > 0 else odds) / (one + odds) - clicked[r]
+    return loss
 
 
 @compiled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -75,10 +76,18 @@ class Optimizer:
         device = piece.starts.device
         with torch.enable_grad(), random_numbers(torch.Generator(device).manual_seed(seed)):
             with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-                logits = self.network(piece).float()
-            loss = LOSSES[self.loss](logits, piece) * share(self.loss, piece, whole)
+                logit = self.network.logit(piece)
+                towers = logit.towers()
+                logits = None if towers else logit.value().float()
+            weight = share(self.loss, piece, whole)
             leaves = [leaf for read in piece.reads for leaf in (read.weights, read.embeddings)]
-            found = torch.autograd.grad(loss, [*self.dense, *leaves], allow_unused=True)
+            wanted = [*self.dense, *leaves]
+            if towers:
+                loss, of = towers.learn(self.loss, weight)
+                found: Sequence[Tensor | None] = [of.get(id(tensor)) for tensor in wanted]
+            else:
+                loss = LOSSES[self.loss](logits, piece) * weight
+                found = torch.autograd.grad(loss, wanted, allow_unused=True)
         dense: list[Tensor | None] = list(found[: len(self.dense)])
         of_leaves = iter(found[len(self.dense) :])
         rows = [

@@ -29,6 +29,7 @@ from pipeline.nn.layers import FieldEmbedding, Linear
 from pipeline.nn.reading import Reader
 from pipeline.nn.rows import Kind
 from pipeline.nn.steps import Optimizer
+from pipeline.nn.terms import Logit
 from pipeline.nn.threads import Threads
 from pipeline.schemas.encoded import EncodedPart
 from pipeline.schemas.features import Scope
@@ -96,7 +97,7 @@ class DeepConfig(TrainingConfig):
 
 
 class Network(nn.Module):
-    """What the loop trains: `forward(batch)` gives a logit for each row (B,).
+    """What the loop trains: `logit(batch)` is that of each row.
 
     Every network reads the fields through `embed` and has the linear part of logistic regression.
     """
@@ -105,6 +106,13 @@ class Network(nn.Module):
         super().__init__()
         self.embed = FieldEmbedding(inputs, embedding_size)
         self.linear = Linear(inputs)
+
+    def logit(self, batch: Batch) -> Logit:
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B,)"""
+        return self.logit(batch).value()
 
     def prune(self, epoch: float, squares: Tensor) -> bool:
         """Make the network smaller, if it is of that kind; called PRUNINGS times an epoch and before each evaluation.
