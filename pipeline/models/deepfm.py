@@ -15,7 +15,8 @@ from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, fm, input_sizes
 from pipeline.nn.model import NetworkModel
 from pipeline.nn.terms import Logit
-from pipeline.nn.training import DeepConfig, Network
+from pipeline.nn.network import Network
+from pipeline.nn.training import DeepConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

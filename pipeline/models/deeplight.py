@@ -26,7 +26,8 @@ from pipeline.nn.model import NetworkModel
 from pipeline.nn.pruning import principal_axes, prune, sparsity_at
 from pipeline.nn.sparse import SparseNetwork
 from pipeline.nn.terms import Logit
-from pipeline.nn.training import DeepConfig, Network
+from pipeline.nn.network import Network
+from pipeline.nn.training import DeepConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,8 @@ from pipeline.nn.layers import MLP, input_sizes
 from pipeline.nn.model import NetworkModel
 from pipeline.nn.norms import NORM_EPSILON, Norm
 from pipeline.nn.terms import Joined, Logit
-from pipeline.nn.training import DeepConfig, Network
+from pipeline.nn.network import Network
+from pipeline.nn.training import DeepConfig
 
 NormName = Literal["none", "layer", "variance"]
 

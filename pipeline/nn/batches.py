@@ -50,6 +50,20 @@ class Inputs:
         self.embedded = len(first_ids)
         self.numeric = len(self.display.numeric) + len(self.impression.numeric)
 
+    def nothing(self) -> Batch:
+        """A batch of no displays."""
+
+        def values(side: Side) -> Values:
+            return Values(
+                torch.empty(0, len(side.categorical), dtype=torch.int32),
+                torch.empty(0, dtype=torch.int32),
+                torch.empty(0),
+                torch.zeros(len(side.multi), 1, dtype=torch.int64),
+                torch.empty(0, len(side.numeric)),
+            )
+
+        return Batch(values(self.display), values(self.impression), torch.zeros(1, dtype=torch.int64), None)
+
 
 @dataclass(slots=True)
 class Values:
@@ -112,14 +126,18 @@ class Batch:
         clicked = None if self.clicked is None else self.clicked.to(device)
         return Batch(self.display.to(device), self.impression.to(device), self.starts.to(device), clicked)
 
-    def pieces(self) -> list[Batch]:
-        """Cut into pieces of whole displays, about PIECE_ROWS rows each, at least two if there are as many.
+    def borders(self) -> list[int]:
+        """The first displays of pieces, about PIECE_ROWS rows each, at least two if there are as many; and the end.
 
         Their number depends on the batch alone: not the cores of a machine, but the data decides the order of sums.
         """
         count = max(2, self.rows // PIECE_ROWS) if self.rows >= PIECE_ROWS // 2 else 1
-        borders = np.linspace(0, self.displays, min(count, self.displays) + 1).astype(int)
-        return [self._piece(int(first), int(last)) for first, last in pairwise(borders)]
+        pieces = min(count, self.displays)
+        return [i * self.displays // pieces for i in range(pieces + 1)]
+
+    def pieces(self) -> list[Batch]:
+        """Cut into pieces of whole displays."""
+        return [self._piece(first, last) for first, last in pairwise(self.borders())]
 
     def _piece(self, first: int, last: int) -> Batch:
         low, high = int(self.starts[first]), int(self.starts[last])

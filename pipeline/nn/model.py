@@ -26,6 +26,7 @@ from pipeline.nn import (
     kernels,
     layers,
     losses,
+    network,
     norms,
     passes,
     products,
@@ -39,7 +40,8 @@ from pipeline.nn import (
     training,
 )
 from pipeline.nn.batches import Batch, Inputs
-from pipeline.nn.training import Network, NetworkTrainer, TrainingConfig, device_of, predict
+from pipeline.nn.network import Network
+from pipeline.nn.training import NetworkTrainer, TrainingConfig, device_of, predict
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 from pipeline.schemas.fitting import FitOptions, Fitted
 
@@ -54,6 +56,7 @@ _MODULES = (
     kernels,
     layers,
     losses,
+    network,
     norms,
     passes,
     products,

@@ -228,13 +228,14 @@ def backward(
     sizes: Array,
     between: Between,
     kept: Kept,
-) -> tuple[Array, Array, Array]:
-    """The gradients of embeddings, of displays (D, p) and of impressions (B, q), and of the weights."""
+    of_display: Array,
+    of_impression: Array,
+) -> Array:
+    """The gradient of the weights; those of embeddings are put into of_display (D, p) and of_impression (B, q)."""
     displays, rows, layers, hidden = len(display.embeddings), len(impression.embeddings), len(sizes) - 2, kept.hidden
     panels, first = _packed(weights, sizes, False)
     layer_at, _ = _layers_at(sizes, rows)
     sums, of_matrix, of_bias = _no_sums(weights, sizes)
-    of_display, of_impression = np.empty_like(display.embeddings), np.empty_like(impression.embeddings)
     of_weights = np.zeros_like(weights)
     size, wide = sizes[-1], padded(sizes[2])
     last, of_last = weights[len(weights) - size :], of_weights[len(weights) - size :]
@@ -285,4 +286,4 @@ def backward(
         if m:
             move(sums, of_bias[m], 0, 1, size, of_weights, to, 0)
             to += size
-    return of_display, of_impression, of_weights
+    return of_weights

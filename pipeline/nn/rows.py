@@ -64,10 +64,17 @@ class RowOptimizer:
             else:
                 self._apply_by_torch(ids, sums)
         elif has_kernels(self.weight):
-            arrays = [_Arrays(gradient) for gradient in gradients]
-            self.threads.run([partial(self._step, share, arrays, decay) for share in self._shares])
+            self._step_by_kernels([GradientArrays.of(gradient) for gradient in gradients], decay)
         else:
             self._apply_by_torch(*add_up(gradients, decay))
+
+    def step_of_arrays(self, gradients: Sequence[GradientArrays], decay: float) -> None:
+        """The same, on a CPU and in a single process."""
+        self.steps += 1
+        self._step_by_kernels(gradients, decay)
+
+    def _step_by_kernels(self, gradients: Sequence[GradientArrays], decay: float) -> None:
+        self.threads.run([partial(self._step, share, gradients, decay) for share in self._shares])
 
     def _add_up(self, gradients: Sequence[Gradient], decay: float) -> tuple[Tensor, Tensor]:
         """As the function of this name, of the pieces of this process, which may be none."""
@@ -75,7 +82,7 @@ class RowOptimizer:
             return add_up(gradients, decay)
         return torch.zeros(0, dtype=torch.int64, device=self.weight.device), self.weight.detach()[:0]
 
-    def _step(self, share: _Share, gradients: Sequence[_Arrays], decay: float) -> None:
+    def _step(self, share: _Share, gradients: Sequence[GradientArrays], decay: float) -> None:
         self._apply(*share.add_up(gradients, decay, self._slot))
 
     def _apply(self, ids: NDArray[Any], sums: NDArray[Any]) -> None:
@@ -176,18 +183,35 @@ def _columns(side: Side) -> list[tuple[int, int]]:
     return [(0, f) for f in range(len(side.categorical))] + [(1, j) for j in range(len(side.multi))]
 
 
-class _Arrays:
-    """A gradient as the kernels read it."""
+@dataclass(frozen=True, slots=True)
+class GradientArrays:
+    """A gradient as the kernels read it. codes (n, F), bag_ids, bag_weights, bag_offsets: as in batches.Values.
 
-    def __init__(self, gradient: Gradient) -> None:
+    repeats (n,), weights (n, G), embeddings (n, G, E): as in Read. of_weights, of_embeddings: as in Gradient.
+    """
+
+    per: str
+    codes: NDArray[np.int32]
+    bags: tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]
+    repeats: NDArray[Any]
+    weights: NDArray[Any]
+    embeddings: NDArray[Any]
+    of_weights: NDArray[Any]
+    of_embeddings: NDArray[Any]
+
+    @classmethod
+    def of(cls, gradient: Gradient) -> GradientArrays:
         read, values = gradient.read, gradient.read.values
-        self.per, self.items = read.per, len(values.codes)
-        self.codes = array(values.codes)
-        self.offsets = array(values.bag_offsets)
-        self.bags = array(values.bag_ids), array(values.bag_weights), self.offsets, values.codes.shape[1]
-        self.repeats = array(read.repeats)
-        of_weights = gradient.weights.numpy()  # often one number for all fields of an item: never copied
-        self.rows = array(read.weights), array(read.embeddings), of_weights, array(gradient.embeddings)
+        return cls(
+            per=read.per,
+            codes=array(values.codes),
+            bags=(array(values.bag_ids), array(values.bag_weights), array(values.bag_offsets)),
+            repeats=array(read.repeats),
+            weights=array(read.weights),
+            embeddings=array(read.embeddings),
+            of_weights=gradient.weights.numpy(),  # often one number for all fields of an item: never copied
+            of_embeddings=array(gradient.embeddings),
+        )
 
 
 class _Share:
@@ -199,27 +223,28 @@ class _Share:
         self.sums = np.empty((0, 0), np.float32)
 
     def add_up(
-        self, gradients: Sequence[_Arrays], decay: float, slot: NDArray[np.int32]
+        self, gradients: Sequence[GradientArrays], decay: float, slot: NDArray[np.int32]
     ) -> tuple[NDArray[np.int32], NDArray[Any]]:
         """As the function of this name; slot is left for the optimiser to clear."""
         self._make_room(gradients)
         count, number = 0, self.sums.dtype.type
         for g in gradients:
             columns, bags = self.fields[g.per]
-            lanes = (0,) * g.rows[1].shape[2]
-            memory = g.repeats, number(decay), lanes, *g.rows, slot, self.ids, self.sums
+            read = g.weights, g.embeddings, g.of_weights, g.of_embeddings
+            memory = g.repeats, number(decay), (0,) * g.embeddings.shape[2], *read, slot, self.ids, self.sums
             if len(columns):
                 count = kernels.add_codes(columns, g.codes, *memory, count)
             if len(bags):
-                count = kernels.add_bags(bags, *g.bags, *memory, count)
+                count = kernels.add_bags(bags, *g.bags, g.codes.shape[1], *memory, count)
         return self.ids[:count], self.sums[:count]
 
-    def _make_room(self, gradients: Sequence[_Arrays]) -> None:
+    def _make_room(self, gradients: Sequence[GradientArrays]) -> None:
         room = 0
         for g in gradients:
             columns, bags = self.fields[g.per]
-            room += g.items * len(columns) + int((g.offsets[bags, -1] - g.offsets[bags, 0]).sum())
-        rows = gradients[0].rows
-        if room > len(self.ids) or self.sums.dtype != rows[0].dtype:
+            offsets = g.bags[2]
+            room += len(g.codes) * len(columns) + int((offsets[bags, -1] - offsets[bags, 0]).sum())
+        read = gradients[0].embeddings
+        if room > len(self.ids) or self.sums.dtype != read.dtype:
             self.ids = np.empty(room * 5 // 4, np.int32)
-            self.sums = np.zeros((len(self.ids), 1 + rows[1].shape[2]), rows[0].dtype)
+            self.sums = np.zeros((len(self.ids), 1 + read.shape[2]), read.dtype)

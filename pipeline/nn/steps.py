@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial, reduce
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.core import processes
 from pipeline.nn import exchange
 from pipeline.nn.batches import Batch
-from pipeline.nn.dropout import random_numbers
+from pipeline.nn.dropout import draw_seed, random_numbers
+from pipeline.nn.functions import array
 from pipeline.nn.layers import FieldEmbedding
 from pipeline.nn.losses import LOSSES, share
-from pipeline.nn.rows import Gradient, Kind, RowOptimizer
+from pipeline.nn.network import Network
+from pipeline.nn.rows import Gradient, GradientArrays, Kind, RowOptimizer
+from pipeline.nn.terms import Compiled, Learned
 from pipeline.nn.threads import Threads
 
 _Gradients = tuple[Tensor, list[Tensor | None], list[Gradient]]
@@ -39,10 +44,13 @@ class Optimizer:
         self.adam = torch.optim.Adam(self.dense, lr=rate, fused=True)
         tables = [module for module in network.modules() if isinstance(module, FieldEmbedding)]
         self.rows = {table: RowOptimizer(table, rows, row_rate, threads) for table in tables}
+        self.compiled = network.train().compiled() if isinstance(network, Network) and processes.count() == 1 else None
 
     def step(self, batch: Batch, seed: int) -> float:
         """Learn from one batch and return its loss; `seed` decides what is drawn at random."""
         self.network.train()
+        if self.compiled:
+            return self._learn(self.compiled, batch, seed)
         pieces = batch.pieces() if batch.starts.is_cpu else [batch]
         own = range(processes.rank(), len(pieces), processes.count())
         found = self.threads.run([partial(self._gradients, pieces[i], batch, seed * 1000 + i) for i in own])
@@ -57,6 +65,24 @@ class Optimizer:
             of_table = [gradient for _, _, rows in found for gradient in rows if gradient.read.table is table]
             optimizer.step(of_table, decay=2 * self.l2 / batch.displays)
         return float(sum(loss for loss, _ in of_pieces))
+
+    def _learn(self, compiled: Compiled, batch: Batch, seed: int) -> float:
+        """As `step`, by compiled loops alone."""
+        ((table, optimizer),) = self.rows.items()
+        drop, layers = compiled.deep.between.drop, len(compiled.deep.between.seeds)
+
+        def seeds(piece: int) -> NDArray[np.int64]:
+            if not drop:
+                return compiled.deep.between.seeds
+            with random_numbers(torch.Generator().manual_seed(seed * 1000 + piece)):
+                return np.array([draw_seed() for _ in range(layers)], np.int64)
+
+        learned = compiled.learn(table.weight, batch, list(pairwise(batch.borders())), self.loss, seeds, self.threads)
+        for parameter, gradient in zip(compiled.parameters, learned.of_parameters, strict=True):
+            parameter.grad = gradient
+        self.adam.step()
+        optimizer.step_of_arrays(_arrays(batch, learned), decay=2 * self.l2 / batch.displays)
+        return learned.loss
 
     def _of_all_processes(self, found: list[_Dense], own: range, count: int) -> list[_Dense]:
         """Losses and dense gradients of all pieces in their order, from those of this process."""
@@ -76,18 +102,10 @@ class Optimizer:
         device = piece.starts.device
         with torch.enable_grad(), random_numbers(torch.Generator(device).manual_seed(seed)):
             with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-                logit = self.network.logit(piece)
-                towers = logit.towers()
-                logits = None if towers else logit.value().float()
-            weight = share(self.loss, piece, whole)
+                logits = self.network(piece).float()
+            loss = LOSSES[self.loss](logits, piece) * share(self.loss, piece, whole)
             leaves = [leaf for read in piece.reads for leaf in (read.weights, read.embeddings)]
-            wanted = [*self.dense, *leaves]
-            if towers:
-                loss, of = towers.learn(self.loss, weight)
-                found: Sequence[Tensor | None] = [of.get(id(tensor)) for tensor in wanted]
-            else:
-                loss = LOSSES[self.loss](logits, piece) * weight
-                found = torch.autograd.grad(loss, wanted, allow_unused=True)
+            found = torch.autograd.grad(loss, [*self.dense, *leaves], allow_unused=True)
         dense: list[Tensor | None] = list(found[: len(self.dense)])
         of_leaves = iter(found[len(self.dense) :])
         rows = [
@@ -104,3 +122,28 @@ class Optimizer:
         self.adam.load_state_dict(contents["adam"])
         for optimizer, state in zip(self.rows.values(), contents["rows"], strict=True):
             optimizer.load_state_dict(state)
+
+
+def _arrays(batch: Batch, learned: Learned) -> list[GradientArrays]:
+    """The gradients of what was read of either side."""
+    of_display, of_impression = (
+        GradientArrays(
+            per=per,
+            codes=array(values.codes),
+            bags=(array(values.bag_ids), array(values.bag_weights), array(values.bag_offsets)),
+            repeats=repeats,
+            weights=read.weights,
+            embeddings=read.embeddings,
+            of_weights=np.broadcast_to(of.weights[:, np.newaxis], read.weights.shape),
+            of_embeddings=of.embeddings,
+        )
+        for per, values, repeats, read, of in zip(
+            ("display", "impression"),
+            (batch.display, batch.impression),
+            (np.diff(array(batch.starts)).astype(np.float32), np.ones(batch.rows, np.float32)),
+            learned.read,
+            learned.of,
+            strict=True,
+        )
+    )
+    return [of_display, of_impression]

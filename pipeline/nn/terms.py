@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from torch.autograd.function import once_differentiable
 from pipeline.nn import passes, towers
 from pipeline.nn.batches import Batch
 from pipeline.nn.functions import array, spread
-from pipeline.nn.norms import NORM_EPSILON, Norm
+from pipeline.nn.norms import Norm
+from pipeline.nn.threads import Threads
 
 Array = NDArray[Any]
 
@@ -117,99 +119,172 @@ class Logit:
         """(B,)"""
         tensors = list(self.tensors)
         if self.linear or self.pairs or self.deep:
-            towers = Towers(self)
-            tensors.append(_Value.apply(towers, *towers.reads))
+            given = _Given(self)
+            tensors.append(_Value.apply(given, *given.reads))
         return sum(tensors[1:], tensors[0])
 
-    def towers(self) -> Towers | None:
-        """What learns without autograd, if all terms have compiled loops."""
-        return None if self.tensors else Towers(self)
+    def compiled(self) -> Compiled | None:
+        """If all its terms have compiled loops, which read what was looked up of a batch, and its numbers."""
+        if self.tensors or not (self.linear and self.deep):
+            return None
+        same = self.linear.numbers is self.deep.inputs.numbers
+        return Compiled(self) if same and self.pairs in (None, self.deep.inputs.embeddings) else None
 
 
 # --- on a CPU -----------------------------------------------------------------------------------------------------
 
 
-class Towers:
-    """The named terms of a logit as compiled loops read them. reads: what they have gradients of."""
+class Compiled:
+    """The named terms of a logit as compiled loops take them, of whatever batch.
+
+    parameters: what they have gradients of, beside embeddings and weights.
+    """
 
     def __init__(self, logit: Logit) -> None:
-        linear, deep = logit.linear, logit.deep
+        self.linear, self.pairs, self.deep = logit.linear, logit.pairs is not None, logit.deep
+        of_linear = (self.linear.bias, self.linear.display, self.linear.impression) if self.linear else ()
+        self.parameters = [*of_linear, *(self.deep.parameters if self.deep else ())]
+
+    def terms(self, like: Tensor) -> towers.Terms:
+        """With the parameters as they are now; like: of their type."""
+        none = array(like.new_empty(0))
+        if linear := self.linear:
+            of_linear = towers.Linear(
+                True, array(linear.bias).reshape(1), array(linear.display), array(linear.impression)
+            )
+        else:
+            of_linear = towers.Linear(False, array(like.new_empty(1)), none, none)
+        if deep := self.deep:
+            w, norm = deep.parameters, deep.inputs.norm
+            sizes = np.array([w[0].shape[1], w[1].shape[1], *(len(bias) for bias in w[2:-1:2])], np.int64)
+            flat = array(torch.cat([parameter.detach().flatten() for parameter in w]))
+            of = towers.Norm(norm is not None, bool(norm and norm.name == "layer"), norm.epsilon if norm else 0.0)
+            return towers.Terms(of_linear, self.pairs, towers.Deep(True, flat, sizes, deep.between, of))
+        between = passes.Between(False, False, 0.0, 0.0, np.empty(0, np.int64))
+        none_deep = towers.Deep(False, none, np.empty(0, np.int64), between, towers.Norm(False, False, 0.0))
+        return towers.Terms(of_linear, self.pairs, none_deep)
+
+    def of_parameters(self, found: towers.OfTerms) -> list[Tensor]:
+        """The gradients of the parameters."""
+        bias, display, impression, flat = map(torch.from_numpy, found)
+        of_linear = [bias.view(()), display, impression] if self.linear else []
+        if not self.deep:
+            return of_linear
+        shapes = [parameter.shape for parameter in self.deep.parameters]
+        of_deep = flat.split([shape.numel() for shape in shapes])
+        return [*of_linear, *(of.view(shape) for of, shape in zip(of_deep, shapes, strict=True))]
+
+    def learn(
+        self, table: Tensor, batch: Batch, pieces: Sequence[tuple[int, int]], loss: str, draw: Any, threads: Threads
+    ) -> Learned:
+        """The gradients of a batch's pieces, each in a thread, or of some of them: displays from the first to the last.
+
+        loss: its mean over the whole batch. draw: gives the seeds of what is dropped from a piece, by its number.
+        """
+        assert batch.clicked is not None and self.deep
+        number, listwise = table.numpy().dtype, loss == "listwise"
+        terms, lanes, values = self.terms(table), (0,) * (table.shape[1] - 1), _values(batch)
+        read = [_space(side, table) for side in values]
+        of = [towers.Gradients(np.empty(len(side.weights), number), np.empty_like(side.embeddings)) for side in read]
+        weight = 1 / (batch.displays if listwise else batch.rows)
+        starts, clicked = array(batch.starts), array(batch.clicked)
+
+        def piece(number: int, first: int, last: int) -> tuple[float, towers.OfTerms]:
+            deep = terms.deep._replace(between=terms.deep.between._replace(seeds=draw(number)))
+            own = terms._replace(deep=deep)
+            arguments = first, last, own, lanes, listwise, weight, tuple(read), tuple(of)
+            return towers.learn(table.numpy(), values, starts, clicked, *arguments)
+
+        found = threads.run([partial(piece, i, *borders) for i, borders in enumerate(pieces)])
+        return Learned(
+            sum(value for value, _ in found),
+            self.of_parameters(towers.OfTerms(*(reduce(np.add, parts) for parts in zip(*(p for _, p in found), strict=True)))),
+            read,
+            of,
+        )
+
+    def score(self, table: Tensor, batch: Batch) -> Tensor:
+        """The logits (B,)."""
+        terms, lanes, values = self.terms(table), (0,) * (table.shape[1] - 1), _values(batch)
+        read = tuple(_space(side, table) for side in values)
+        return torch.from_numpy(towers.score(table.numpy(), values, array(batch.starts), terms, lanes, read))
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Of a batch: its loss, the gradients of parameters, and what was read of either side, with its gradients."""
+
+    loss: float
+    of_parameters: list[Tensor]
+    read: list[towers.Read]
+    of: list[towers.Gradients]
+
+
+def _values(batch: Batch) -> tuple[towers.Values, towers.Values]:
+    display, impression = (
+        towers.Values(*(array(getattr(side, name)) for name in side.__slots__))
+        for side in (batch.display, batch.impression)
+    )
+    return display, impression
+
+
+def _space(values: towers.Values, table: Tensor) -> towers.Read:
+    """Room for what is looked up."""
+    fields, number = values.codes.shape[1] + len(values.bag_offsets), table.numpy().dtype
+    shape = len(values.codes), fields
+    return towers.Read(np.empty(shape, number), np.empty((*shape, table.shape[1] - 1), number))
+
+
+class _Given:
+    """What the compiled loops are given of a logit. reads: what it has gradients of."""
+
+    def __init__(self, logit: Logit) -> None:
+        self.compiled, linear, deep = Compiled(logit), logit.linear, logit.deep
         embeddings = deep.inputs.embeddings if deep else logit.pairs
         if logit.pairs not in (None, embeddings):
             raise TypeError("pairs: expected the embeddings that the MLP reads")
-        every = [sides for sides in (embeddings, linear.weights if linear else None) if sides]
-        self.batch, like = every[0].batch, every[0].impression
-        nothing = Sides(like.new_empty(self.batch.displays, 0), like.new_empty(self.batch.rows, 0), self.batch)
-        none = like.new_empty(0)
+        either = embeddings or (linear.weights if linear else None)
+        assert either is not None
+        batch, like = either.batch, either.impression
+        nothing = Sides(like.new_empty(batch.displays, 0), like.new_empty(batch.rows, 0), batch)
+        embeddings = embeddings or Sides(nothing.display.unsqueeze(2), nothing.impression.unsqueeze(2), batch)
         weights, linear_numbers = (linear.weights, linear.numbers) if linear else (nothing, nothing)
-        embeddings = embeddings or Sides(nothing.display.unsqueeze(2), nothing.impression.unsqueeze(2), self.batch)
-        numbers = deep.inputs.numbers if deep else nothing
-        of_linear = (linear.bias, linear.display, linear.impression) if linear else (none.new_empty(1), none, none)
-        self.parameters = deep.parameters if deep else ()
-        self.reads = (weights.display, weights.impression, embeddings.display, embeddings.impression, *of_linear)
-        self.reads += tuple(self.parameters)
-
-        def side(of: Callable[[Sides], Tensor]) -> towers.Side:
-            return towers.Side(*(array(of(sides)) for sides in (weights, linear_numbers, embeddings, numbers)))
-
-        self.given = (
-            side(lambda sides: sides.display),
-            side(lambda sides: sides.impression),
-            array(self.batch.starts),
+        every = weights, linear_numbers, embeddings, deep.inputs.numbers if deep else nothing
+        self.weights, self.embeddings = weights, embeddings
+        self.reads = weights.display, weights.impression, embeddings.display, embeddings.impression
+        self.reads += tuple(self.compiled.parameters)
+        self.arguments = (
+            towers.Side(*(array(sides.display) for sides in every)),
+            towers.Side(*(array(sides.impression) for sides in every)),
+            array(batch.starts),
+            self.compiled.terms(like),
+            (0,) * embeddings.impression.shape[2],
         )
-        bias, *of_numbers = map(array, of_linear)
-        self.terms = towers.Terms(
-            towers.Linear(linear is not None, bias.reshape(1), *of_numbers),
-            logit.pairs is not None,
-            _deep(deep, none),
-        )
-        self.lanes = (0,) * embeddings.impression.shape[2]
 
-    def learn(self, loss: str, weight: float) -> tuple[Tensor, dict[int, Tensor]]:
-        """The batch's loss times the weight, and the gradients of what is read, by the tensors' ids."""
-        assert self.batch.clicked is not None
-        listwise = loss == "listwise"
-        weight /= self.batch.displays if listwise else self.batch.rows
-        arguments = array(self.batch.clicked), self.terms, self.lanes, listwise, weight
-        value, found = towers.learn(*self.given, *arguments)
-        return torch.tensor(value), dict(zip(map(id, self.reads), self._gradients(found), strict=True))
-
-    def forward(self, keep: bool) -> tuple[Array, towers.Kept]:
-        return towers.forward(*self.given, self.terms, self.lanes, keep)
-
-    def backward(self, of_logits: Array, kept: towers.Kept) -> list[Tensor]:
-        return self._gradients(towers.backward(of_logits, *self.given, self.terms, self.lanes, kept))
-
-    def _gradients(self, found: towers.Gradients) -> list[Tensor]:
-        """Of what is read."""
-        display, impression, *others, deep = (torch.from_numpy(gradient) for gradient in found)
-        display, impression = (
-            of.unsqueeze(1).expand(read.shape) for of, read in zip((display, impression), self.reads, strict=False)
-        )
-        of_parameters = deep.split([parameter.numel() for parameter in self.parameters]) if self.parameters else ()
-        every = [display, impression, *others, *of_parameters]
-        return every[:2] + [of.view(read.shape) for of, read in zip(every[2:], self.reads[2:], strict=True)]
-
-
-def _deep(deep: DeepTerm | None, none: Tensor) -> towers.Deep:
-    if deep is None:
-        between = passes.Between(False, False, NORM_EPSILON, 0.0, np.empty(0, np.int64))
-        return towers.Deep(False, array(none), np.empty(0, np.int64), between, towers.Norm(False, False, NORM_EPSILON))
-    w, norm = deep.parameters, deep.inputs.norm
-    sizes = np.array([w[0].shape[1], w[1].shape[1], *(len(bias) for bias in w[2:-1:2])], np.int64)
-    flat = array(torch.cat([parameter.detach().flatten() for parameter in w]))
-    of = towers.Norm(norm is not None, bool(norm and norm.name == "layer"), norm.epsilon if norm else NORM_EPSILON)
-    return towers.Deep(True, flat, sizes, deep.between, of)
+    def gradients(self, of_logits: Array, kept: towers.Kept) -> list[Tensor]:
+        """Of what was read."""
+        w, e = self.weights, self.embeddings
+        of = [
+            towers.Gradients(np.empty(len(weights), of_logits.dtype), np.empty(embeddings.shape, of_logits.dtype))
+            for weights, embeddings in ((w.display, e.display), (w.impression, e.impression))
+        ]
+        of_terms = towers.backward(of_logits, *self.arguments, kept, *of)
+        of_weights = [
+            torch.from_numpy(side.weights).unsqueeze(1).expand(weights.shape)
+            for side, weights in zip(of, (w.display, w.impression), strict=True)
+        ]
+        of_embeddings = [torch.from_numpy(side.embeddings) for side in of]
+        return [*of_weights, *of_embeddings, *self.compiled.of_parameters(of_terms)]
 
 
 class _Value(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, towers: Towers, *reads: Tensor) -> Tensor:
-        ctx.towers = towers
-        logits, ctx.kept = towers.forward(any(ctx.needs_input_grad))
+    def forward(ctx: Any, given: _Given, *reads: Tensor) -> Tensor:
+        ctx.given = given
+        logits, ctx.kept = towers.forward(*given.arguments, any(ctx.needs_input_grad))
         return torch.from_numpy(logits)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_logits: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *ctx.towers.backward(array(of_logits), ctx.kept)
+        return None, *ctx.given.gradients(array(of_logits), ctx.kept)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.compiled import compiled, inlined
-from pipeline.nn import passes, sides
+from pipeline.nn import kernels, passes, sides
 from pipeline.nn.activations import normalize_rows, normalize_rows_gradient
 
 Array = NDArray[Any]
@@ -84,17 +84,18 @@ class Kept(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """display (D,), impression (B,): of each of their weights. embeddings: (n, G, E) of either side. The others: of the
-    parameters of the same names.
-    """
+    """Of a side's embeddings (n, G, E), and of each of its weights (n,): it is the same for all of an item."""
 
+    weights: NDArray[Any]
+    embeddings: NDArray[Any]
+
+
+class OfTerms(NamedTuple):
+    """Gradients of the parameters of terms: as in Linear, and of the weights in Deep."""
+
+    bias: NDArray[Any]
     display: NDArray[Any]
     impression: NDArray[Any]
-    display_embeddings: NDArray[Any]
-    impression_embeddings: NDArray[Any]
-    bias: NDArray[Any]
-    display_numbers: NDArray[Any]
-    impression_numbers: NDArray[Any]
     deep: NDArray[Any]
 
 
@@ -146,52 +147,120 @@ def _normed_gradient(gradient: Array, normed: Normed, norm: Norm) -> None:
 
 @compiled
 def backward(
-    of_logits: Array, display: Side, impression: Side, starts: Array, terms: Terms, lanes: Any, kept: Kept
-) -> Gradients:
-    """From the gradient of the logits (B,)."""
+    of_logits: Array,
+    display: Side,
+    impression: Side,
+    starts: Array,
+    terms: Terms,
+    lanes: Any,
+    kept: Kept,
+    of_display: Gradients,
+    of_impression: Gradients,
+) -> OfTerms:
+    """From the gradient of the logits (B,); those of both sides are filled in."""
     linear, pairs, deep = terms
-    shapes, dtype = (display.embeddings.shape, impression.embeddings.shape), of_logits.dtype
+    of, of_own, dtype = of_display.embeddings, of_impression.embeddings, of_logits.dtype
+    of_deep = np.empty(0, dtype)
     if deep.used:
         given = _inputs(kept.display, display), _inputs(kept.impression, impression)
         flat = deep.weights, deep.sizes, deep.between, kept.deep
-        of_display, of_impression, of_deep = passes.backward(of_logits, given[0], given[1], starts, *flat)
+        out = of.reshape(len(of), -1), of_own.reshape(len(of_own), -1)
+        of_deep = passes.backward(of_logits, given[0], given[1], starts, *flat, out[0], out[1])
         if deep.norm.used:
-            _normed_gradient(of_display, kept.display, deep.norm)
-            _normed_gradient(of_impression, kept.impression, deep.norm)
-        of = of_display.reshape(shapes[0]), of_impression.reshape(shapes[1])
+            _normed_gradient(of, kept.display, deep.norm)
+            _normed_gradient(of_own, kept.impression, deep.norm)
     else:
-        of, of_deep = (np.zeros(shapes[0], dtype), np.zeros(shapes[1], dtype)), np.empty(0, dtype)
+        of[:] = 0
+        of_own[:] = 0
     if pairs:
         embeddings = display.embeddings, impression.embeddings
-        sides.fm_gradient(of_logits, embeddings[0], embeddings[1], starts, lanes, kept.totals, of[0], of[1])
-    shared = np.empty((len(starts) - 1, 1), dtype)
-    sides.sum_rows(of_logits.reshape(-1, 1), starts, shared)
-    bias, of_numbers = np.zeros(1, dtype), np.zeros_like(linear.display)
-    of_own_numbers = np.zeros_like(linear.impression)
+        sides.fm_gradient(of_logits, embeddings[0], embeddings[1], starts, lanes, kept.totals, of, of_own)
+    sides.sum_rows(of_logits.reshape(-1, 1), starts, of_display.weights.reshape(-1, 1))
+    of_impression.weights[:] = of_logits
+    of_terms = OfTerms(np.zeros(1, dtype), np.zeros_like(linear.display), np.zeros_like(linear.impression), of_deep)
     if linear.used:
-        bias[0] = of_logits.sum()
-        sides.add_products(shared[:, 0], display.linear_numbers, of_numbers)
-        sides.add_products(of_logits, impression.linear_numbers, of_own_numbers)
-    return Gradients(shared[:, 0].copy(), of_logits, of[0], of[1], bias, of_numbers, of_own_numbers, of_deep)
+        of_terms.bias[0] = of_logits.sum()
+        sides.add_products(of_display.weights, display.linear_numbers, of_terms.display)
+        sides.add_products(of_logits, impression.linear_numbers, of_terms.impression)
+    return of_terms
+
+
+# --- from the table to gradients ----------------------------------------------------------------------------------
+
+
+class Values(NamedTuple):
+    """One side of a batch (see batches.Values)."""
+
+    codes: NDArray[np.int32]
+    bag_ids: NDArray[np.int32]
+    bag_weights: NDArray[np.float32]
+    bag_offsets: NDArray[np.int64]
+    numbers: NDArray[Any]
+
+
+class Read(NamedTuple):
+    """What was looked up of one side: weights (n, G) and embeddings (n, G, E)."""
+
+    weights: NDArray[Any]
+    embeddings: NDArray[Any]
+
+
+@inlined
+def _read(table: Array, values: Values, first: int, last: int, lanes: Any, read: Read) -> Side:
+    """Look up some neighbouring items."""
+    weights, embeddings, codes = read.weights[first:last], read.embeddings[first:last], values.codes[first:last]
+    kernels.look_up(table, codes, lanes, weights, embeddings)
+    offsets = values.bag_offsets[:, first : last + 1]
+    bags = values.bag_ids, values.bag_weights, offsets
+    kernels.sum_bags(table, bags[0], bags[1], bags[2], codes.shape[1], lanes, weights, embeddings)
+    numbers = values.numbers[first:last]
+    return Side(weights, numbers, embeddings, numbers)
+
+
+@inlined
+def _part(of: Gradients, first: int, last: int) -> Gradients:
+    return Gradients(of.weights[first:last], of.embeddings[first:last])
 
 
 @compiled
 def learn(
-    display: Side,
-    impression: Side,
+    table: Array,
+    values: tuple[Values, Values],
     starts: Array,
     clicked: Array,
+    first: int,
+    last: int,
     terms: Terms,
     lanes: Any,
     listwise: bool,
     weight: float,
-) -> tuple[float, Gradients]:
-    """The sum of the loss over rows, or over displays if it is listwise, times `weight`, and its gradients."""
-    logits, kept = forward(display, impression, starts, terms, lanes, True)
+    read: tuple[Read, Read],
+    of: tuple[Gradients, Gradients],
+) -> tuple[float, OfTerms]:
+    """Some neighbouring displays of a batch: the loss, summed over rows, or over displays if it is listwise, times
+    `weight`, and its gradients. values, read, of: of the batch's displays and of its impressions; the last two are
+    filled in.
+    """
+    low, high = starts[first], starts[last]
+    display = _read(table, values[0], first, last, lanes, read[0])
+    impression = _read(table, values[1], low, high, lanes, read[1])
+    own = starts[first : last + 1] - low
+    logits, kept = forward(display, impression, own, terms, lanes, True)
     of_logits = np.empty_like(logits)
     if listwise:
-        loss = sides.listwise(logits, clicked, starts, of_logits)
+        loss = sides.listwise(logits, clicked[low:high], own, of_logits)
     else:
-        loss = sides.pointwise(logits, clicked, starts, of_logits)
+        loss = sides.pointwise(logits, clicked[low:high], own, of_logits)
     of_logits *= of_logits.dtype.type(weight)
-    return weight * loss, backward(of_logits, display, impression, starts, terms, lanes, kept)
+    out = _part(of[0], first, last), _part(of[1], low, high)
+    return weight * loss, backward(of_logits, display, impression, own, terms, lanes, kept, out[0], out[1])
+
+
+@compiled
+def score(
+    table: Array, values: tuple[Values, Values], starts: Array, terms: Terms, lanes: Any, read: tuple[Read, Read]
+) -> Array:
+    """The logits (B,) of a batch."""
+    display = _read(table, values[0], 0, len(starts) - 1, lanes, read[0])
+    impression = _read(table, values[1], 0, starts[-1], lanes, read[1])
+    return forward(display, impression, starts, terms, lanes, False)[0]

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -25,11 +26,10 @@ from pipeline.core.stopping import Progress
 from pipeline.metrics import map12
 from pipeline.nn import exchange
 from pipeline.nn.batches import Batch, Inputs
-from pipeline.nn.layers import FieldEmbedding, Linear
+from pipeline.nn.network import Network
 from pipeline.nn.reading import Reader
 from pipeline.nn.rows import Kind
 from pipeline.nn.steps import Optimizer
-from pipeline.nn.terms import Logit
 from pipeline.nn.threads import Threads
 from pipeline.schemas.encoded import EncodedPart
 from pipeline.schemas.features import Scope
@@ -94,33 +94,6 @@ class DeepConfig(TrainingConfig):
         check(self.embedding_dim >= 1, f"embedding_dim: must be 1 or more, found {self.embedding_dim}")
         check(all(size >= 1 for size in self.hidden), f"hidden: sizes must be 1 or more, found {list(self.hidden)}")
         check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
-
-
-class Network(nn.Module):
-    """What the loop trains: `logit(batch)` is that of each row.
-
-    Every network reads the fields through `embed` and has the linear part of logistic regression.
-    """
-
-    def __init__(self, inputs: Inputs, embedding_size: int) -> None:
-        super().__init__()
-        self.embed = FieldEmbedding(inputs, embedding_size)
-        self.linear = Linear(inputs)
-
-    def logit(self, batch: Batch) -> Logit:
-        raise NotImplementedError
-
-    def forward(self, batch: Batch) -> Tensor:
-        """(B,)"""
-        return self.logit(batch).value()
-
-    def prune(self, epoch: float, squares: Tensor) -> bool:
-        """Make the network smaller, if it is of that kind; called PRUNINGS times an epoch and before each evaluation.
-
-        epoch: how many are done. squares: of the gradients of the table (N, 1 + E) (see RowOptimizer.squares). Returns
-        whether a network of this time is one to keep: only such are evaluated.
-        """
-        return True
 
 
 class NetworkTrainer:
@@ -252,11 +225,14 @@ def predict(
     """
     if isinstance(network, nn.Module):
         network.eval()
+    logits = network
+    if isinstance(network, Network) and (compiled := network.compiled()):
+        logits = partial(compiled.score, network.embed.weight)
     score = np.zeros(part.rows, dtype=np.float32)
 
     def fill(rows: slice, read: Callable[[], Batch]) -> None:
         with torch.inference_mode():  # read and scored by one thread, which finds the batch in its cache
-            score[rows] = network(read().to(device)).float().cpu().numpy()
+            score[rows] = logits(read().to(device)).float().cpu().numpy()
 
     with bar(part.rows, "predicting") as shown, Threads(cores) as threads:
         displays = max(getattr(network, "batch_displays", _PREDICTED), config.batch_displays)

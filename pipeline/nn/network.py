@@ -1,0 +1,43 @@
+"""What all networks have in common."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.nn.batches import Batch, Inputs
+from pipeline.nn.functions import has_kernels
+from pipeline.nn.layers import FieldEmbedding, Linear
+from pipeline.nn.terms import Compiled, Logit
+
+
+class Network(nn.Module):
+    """What the loop trains: `logit(batch)` is that of each row.
+
+    Every network reads the fields through `embed` and has the linear part of logistic regression.
+    """
+
+    def __init__(self, inputs: Inputs, embedding_size: int) -> None:
+        super().__init__()
+        self.embed = FieldEmbedding(inputs, embedding_size)
+        self.linear = Linear(inputs)
+
+    def logit(self, batch: Batch) -> Logit:
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B,)"""
+        return self.logit(batch).value()
+
+    def compiled(self) -> Compiled | None:
+        """What computes the whole network, in its present mode, by compiled loops alone, if they can."""
+        with torch.no_grad():
+            return self.logit(self.embed.inputs.nothing()).compiled() if has_kernels(self.embed.weight) else None
+
+    def prune(self, epoch: float, squares: Tensor) -> bool:
+        """Make the network smaller, if it is of that kind; called training.PRUNINGS times an epoch and before each evaluation.
+
+        epoch: how many are done. squares: of the gradients of the table (N, 1 + E) (see RowOptimizer.squares). Returns
+        whether a network of this time is one to keep: only such are evaluated.
+        """
+        return True
