@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, fm, input_sizes
 from pipeline.nn.model import NetworkModel
-from pipeline.nn.terms import Logit
 from pipeline.nn.network import Network
+from pipeline.nn.terms import Logit
 from pipeline.nn.training import DeepConfig
 
 

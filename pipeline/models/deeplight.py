@@ -23,10 +23,10 @@ from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, WeightedPairs, input_sizes
 from pipeline.nn.model import NetworkModel
+from pipeline.nn.network import Network
 from pipeline.nn.pruning import principal_axes, prune, sparsity_at
 from pipeline.nn.sparse import SparseNetwork
 from pipeline.nn.terms import Logit
-from pipeline.nn.network import Network
 from pipeline.nn.training import DeepConfig
 
 

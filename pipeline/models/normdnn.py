@@ -13,15 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-
 from pipeline.core.config import check
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, input_sizes
 from pipeline.nn.model import NetworkModel
+from pipeline.nn.network import Network
 from pipeline.nn.norms import NORM_EPSILON, Norm
 from pipeline.nn.terms import Joined, Logit
-from pipeline.nn.network import Network
 from pipeline.nn.training import DeepConfig
 
 NormName = Literal["none", "layer", "variance"]

@@ -1,4 +1,4 @@
-"""What stands between the linear layers of an MLP, row by row and in place: norm, ReLU and dropout, and their gradients.
+"""What stands between the linear layers of an MLP, row by row and in place: norm, ReLU and dropout; their gradients.
 
 x, y, h, g: (size,), all of one floating type.
 """

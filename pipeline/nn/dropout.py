@@ -25,7 +25,7 @@ class Dropout(nn.Module):
         if not self.training or not self.rate:
             return x
         kept = random_bits(x, draw_seed()) >= int(self.rate * 2**32)
-        return x * (kept / (1 - self.rate))
+        return x * kept * (1 / (1 - self.rate))
 
 
 def random_bits(like: Tensor, seed: int) -> Tensor:

@@ -5,6 +5,7 @@ Shapes as in `kernels`, `sides` and `layers`; the batch tells which rows belong 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def look_up(table: Tensor, values: Values) -> tuple[Tensor, Tensor]:
             mode="sum",
             per_sample_weights=values.bag_weights.to(table.dtype),
         )
-        both = torch.cat([both, bags.view(-1, n, 1 + size).transpose(0, 1)], dim=1)
+        both = torch.cat([both, bags.view(len(values.bag_offsets), n, 1 + size).transpose(0, 1)], dim=1)
     weights.copy_(both[:, :, 0])
     embeddings.copy_(both[:, :, 1:])
     return weights, embeddings
@@ -61,7 +62,7 @@ def spread(values: Tensor, batch: Batch) -> Tensor:
     """Give each row what its display has. (D, ...) -> (B, ...)"""
     if not has_kernels(values):
         return values.index_select(0, batch.display_of)
-    rows: Tensor = _Spread.apply(values.reshape(len(values), -1), batch.starts, batch.rows)
+    rows: Tensor = _Spread.apply(values.reshape(len(values), math.prod(values.shape[1:])), batch.starts, batch.rows)
     return rows.view(batch.rows, *values.shape[1:])
 
 

@@ -167,10 +167,10 @@ def adam(
     beta2: float,
     epsilon: float,
 ) -> None:
-    """One step of Adam on the rows that were read (see `rows`); state (N, 2, 1 + E): the moments. Forgets their slots and sums.
+    """One step of Adam on the rows that were read (see `rows`); state (N, 2, 1 + E): the moments.
 
-    lanes: of a whole row, 1 + E. rate: the learning rate with the correction of both moments for the number of steps.
-    last (N,): the step at which each row was last read; now: this one.
+    Forgets their slots and sums. lanes: of a whole row, 1 + E. rate: the learning rate with the correction of both
+    moments for the number of steps. last (N,): the step at which each row was last read; now: this one.
     """
     width, number, one = len(lanes), table.dtype.type, table.dtype.type(1)
     ratio = beta1 / np.sqrt(beta2)
@@ -199,7 +199,10 @@ def adam(
 def adagrad(
     touched: Array, sums: Array, table: Array, state: Array, slot: Array, lanes: Any, rate: float, epsilon: float
 ) -> None:
-    """One step of AdaGrad on the rows that were read; state (N, 1, 1 + E): sums of squares. Forgets their slots and sums."""
+    """One step of AdaGrad on the rows that were read; state (N, 1, 1 + E): sums of squares.
+
+    Forgets their slots and sums.
+    """
     width, number = len(lanes), table.dtype.type
     for i in range(len(touched)):
         if i + FAR < len(touched):

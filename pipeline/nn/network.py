@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pipeline.nn import functions
 from pipeline.nn.batches import Batch, Inputs
-from pipeline.nn.functions import has_kernels
 from pipeline.nn.layers import FieldEmbedding, Linear
 from pipeline.nn.terms import Compiled, Logit
 
@@ -31,11 +31,13 @@ class Network(nn.Module):
 
     def compiled(self) -> Compiled | None:
         """What computes the whole network, in its present mode, by compiled loops alone, if they can."""
+        if not functions.has_kernels(self.embed.weight):
+            return None
         with torch.no_grad():
-            return self.logit(self.embed.inputs.nothing()).compiled() if has_kernels(self.embed.weight) else None
+            return self.logit(self.embed.inputs.nothing()).compiled()
 
     def prune(self, epoch: float, squares: Tensor) -> bool:
-        """Make the network smaller, if it is of that kind; called training.PRUNINGS times an epoch and before each evaluation.
+        """Make the network smaller, if it is of that kind; called some times an epoch and before each evaluation.
 
         epoch: how many are done. squares: of the gradients of the table (N, 1 + E) (see RowOptimizer.squares). Returns
         whether a network of this time is one to keep: only such are evaluated.

@@ -40,7 +40,17 @@ def padded(size: int) -> int:
 
 @inlined
 def _block(
-    x: Array, at: int, across: int, along: int, w: Array, begin: int, skip: int, depth: int, y: Array, to: int, wide: int
+    x: Array,
+    at: int,
+    across: int,
+    along: int,
+    w: Array,
+    begin: int,
+    skip: int,
+    depth: int,
+    y: Array,
+    to: int,
+    wide: int,
 ) -> None:
     """y[to + r * wide + c] += sum over k < depth of x[at + r * across + k * along] * w[begin + k * skip + c]"""
     y0, y1, y2 = load(y, to, LANES), load(y, to + wide, LANES), load(y, to + 2 * wide, LANES)

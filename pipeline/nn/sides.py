@@ -137,7 +137,7 @@ def fm_gradient(
 
 
 @compiled
-def pointwise(logits: Array, clicked: Array, starts: Array, gradient: Array) -> float:
+def pointwise(logits: Array, clicked: Array, starts: Array, gradient: Array) -> float:  # noqa: ARG001  # as listwise
     """The sum over rows of their binary cross-entropy, and its gradient (B,)."""
     one, loss = logits.dtype.type(1), 0.0
     for r in range(len(logits)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial, reduce
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,15 +68,14 @@ class Optimizer:
     def _learn(self, compiled: Compiled, batch: Batch, seed: int) -> float:
         """As `step`, by compiled loops alone."""
         ((table, optimizer),) = self.rows.items()
-        drop, layers = compiled.deep.between.drop, len(compiled.deep.between.seeds)
 
         def seeds(piece: int) -> NDArray[np.int64]:
-            if not drop:
-                return compiled.deep.between.seeds
+            if not compiled.between.drop:
+                return compiled.between.seeds
             with random_numbers(torch.Generator().manual_seed(seed * 1000 + piece)):
-                return np.array([draw_seed() for _ in range(layers)], np.int64)
+                return np.array([draw_seed() for _ in compiled.between.seeds], np.int64)
 
-        learned = compiled.learn(table.weight, batch, list(pairwise(batch.borders())), self.loss, seeds, self.threads)
+        learned = compiled.learn(table.weight, batch, self.loss, seeds, self.threads)
         for parameter, gradient in zip(compiled.parameters, learned.of_parameters, strict=True):
             parameter.grad = gradient
         self.adam.step()

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from pipeline.nn.threads import Threads
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # two are the same, or not: compared as numbers they are never
 class Sides:
     """Something that the fields of displays have (D, Gd, ...) and those of impressions have (B, Gi, ...)."""
 
@@ -110,10 +111,14 @@ class Logit:
     def __add__(self, other: Logit | Tensor) -> Logit:
         """Raises TypeError for two terms of a kind."""
         added = Logit(tensors=(other,)) if isinstance(other, Tensor) else other
-        named = [(getattr(self, name), getattr(added, name)) for name in ("linear", "pairs", "deep")]
-        if any(a is not None and b is not None for a, b in named):
+        if any(getattr(self, name) and getattr(added, name) for name in ("linear", "pairs", "deep")):
             raise TypeError("a logit has at most one linear term, one sum over pairs and one MLP")
-        return Logit(*(b if a is None else a for a, b in named), tensors=(*self.tensors, *added.tensors))
+        return Logit(
+            linear=self.linear or added.linear,
+            pairs=self.pairs or added.pairs,
+            deep=self.deep or added.deep,
+            tensors=(*self.tensors, *added.tensors),
+        )
 
     def value(self) -> Tensor:
         """(B,)"""
@@ -145,24 +150,29 @@ class Compiled:
         of_linear = (self.linear.bias, self.linear.display, self.linear.impression) if self.linear else ()
         self.parameters = [*of_linear, *(self.deep.parameters if self.deep else ())]
 
+    @property
+    def between(self) -> passes.Between:
+        """What follows the hidden layers; nothing without an MLP."""
+        return self.deep.between if self.deep else passes.Between(False, False, 0.0, 0.0, np.empty(0, np.int64))
+
     def terms(self, like: Tensor) -> towers.Terms:
         """With the parameters as they are now; like: of their type."""
         none = array(like.new_empty(0))
         if linear := self.linear:
-            of_linear = towers.Linear(
-                True, array(linear.bias).reshape(1), array(linear.display), array(linear.impression)
-            )
+            v = linear.display, linear.impression
+            of_linear = towers.Linear(True, array(linear.bias).reshape(1), *map(array, v))
         else:
             of_linear = towers.Linear(False, array(like.new_empty(1)), none, none)
-        if deep := self.deep:
-            w, norm = deep.parameters, deep.inputs.norm
+        sizes, flat, norm = np.empty(0, np.int64), none, None
+        if self.deep:
+            w, norm = self.deep.parameters, self.deep.inputs.norm
             sizes = np.array([w[0].shape[1], w[1].shape[1], *(len(bias) for bias in w[2:-1:2])], np.int64)
             flat = array(torch.cat([parameter.detach().flatten() for parameter in w]))
-            of = towers.Norm(norm is not None, bool(norm and norm.name == "layer"), norm.epsilon if norm else 0.0)
-            return towers.Terms(of_linear, self.pairs, towers.Deep(True, flat, sizes, deep.between, of))
-        between = passes.Between(False, False, 0.0, 0.0, np.empty(0, np.int64))
-        none_deep = towers.Deep(False, none, np.empty(0, np.int64), between, towers.Norm(False, False, 0.0))
-        return towers.Terms(of_linear, self.pairs, none_deep)
+        of_norm = towers.Norm(
+            norm is not None, norm is not None and norm.name == "layer", norm.epsilon if norm else 0.0
+        )
+        deep = towers.Deep(self.deep is not None, flat, sizes, self.between, of_norm)
+        return towers.Terms(of_linear, self.pairs, deep)
 
     def of_parameters(self, found: towers.OfTerms) -> list[Tensor]:
         """The gradients of the parameters."""
@@ -175,39 +185,37 @@ class Compiled:
         return [*of_linear, *(of.view(shape) for of, shape in zip(of_deep, shapes, strict=True))]
 
     def learn(
-        self, table: Tensor, batch: Batch, pieces: Sequence[tuple[int, int]], loss: str, draw: Any, threads: Threads
+        self, table: Tensor, batch: Batch, loss: str, seeds: Callable[[int], NDArray[np.int64]], threads: Threads
     ) -> Learned:
-        """The gradients of a batch's pieces, each in a thread, or of some of them: displays from the first to the last.
+        """The loss, a mean over the batch, and its gradients, each of the batch's pieces in a thread.
 
-        loss: its mean over the whole batch. draw: gives the seeds of what is dropped from a piece, by its number.
+        seeds: of what is dropped from a piece, by its number.
         """
-        assert batch.clicked is not None and self.deep
-        number, listwise = table.numpy().dtype, loss == "listwise"
+        assert batch.clicked is not None
         terms, lanes, values = self.terms(table), (0,) * (table.shape[1] - 1), _values(batch)
-        read = [_space(side, table) for side in values]
-        of = [towers.Gradients(np.empty(len(side.weights), number), np.empty_like(side.embeddings)) for side in read]
-        weight = 1 / (batch.displays if listwise else batch.rows)
-        starts, clicked = array(batch.starts), array(batch.clicked)
+        display, impression = (_space(side, table) for side in values)
+        of_display, of_impression = (
+            towers.Gradients(np.empty(len(read.weights), read.weights.dtype), np.empty_like(read.embeddings))
+            for read in (display, impression)
+        )
+        weight = 1 / (batch.displays if loss == "listwise" else batch.rows)
+        given = array(table), values, array(batch.starts), array(batch.clicked)
+        out = (display, impression), (of_display, of_impression)
 
         def piece(number: int, first: int, last: int) -> tuple[float, towers.OfTerms]:
-            deep = terms.deep._replace(between=terms.deep.between._replace(seeds=draw(number)))
-            own = terms._replace(deep=deep)
-            arguments = first, last, own, lanes, listwise, weight, tuple(read), tuple(of)
-            return towers.learn(table.numpy(), values, starts, clicked, *arguments)
+            between = terms.deep.between._replace(seeds=seeds(number))
+            own = terms._replace(deep=terms.deep._replace(between=between))
+            return towers.learn(*given, first, last, own, lanes, loss == "listwise", weight, *out)
 
-        found = threads.run([partial(piece, i, *borders) for i, borders in enumerate(pieces)])
-        return Learned(
-            sum(value for value, _ in found),
-            self.of_parameters(towers.OfTerms(*(reduce(np.add, parts) for parts in zip(*(p for _, p in found), strict=True)))),
-            read,
-            of,
-        )
+        found = threads.run([partial(piece, i, *ends) for i, ends in enumerate(pairwise(batch.borders()))])
+        of_terms = towers.OfTerms(*(reduce(np.add, pieces) for pieces in zip(*(of for _, of in found), strict=True)))
+        return Learned(sum(value for value, _ in found), self.of_parameters(of_terms), *out)
 
     def score(self, table: Tensor, batch: Batch) -> Tensor:
         """The logits (B,)."""
         terms, lanes, values = self.terms(table), (0,) * (table.shape[1] - 1), _values(batch)
         read = tuple(_space(side, table) for side in values)
-        return torch.from_numpy(towers.score(table.numpy(), values, array(batch.starts), terms, lanes, read))
+        return torch.from_numpy(towers.score(array(table), values, array(batch.starts), terms, lanes, read))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +224,8 @@ class Learned:
 
     loss: float
     of_parameters: list[Tensor]
-    read: list[towers.Read]
-    of: list[towers.Gradients]
+    read: tuple[towers.Read, towers.Read]
+    of: tuple[towers.Gradients, towers.Gradients]
 
 
 def _values(batch: Batch) -> tuple[towers.Values, towers.Values]:
@@ -279,7 +287,7 @@ class _Given:
 
 class _Value(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, given: _Given, *reads: Tensor) -> Tensor:
+    def forward(ctx: Any, given: _Given, *_: Tensor) -> Tensor:
         ctx.given = given
         logits, ctx.kept = towers.forward(*given.arguments, any(ctx.needs_input_grad))
         return torch.from_numpy(logits)

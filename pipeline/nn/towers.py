@@ -116,9 +116,7 @@ def _inputs(normed: Normed, side: Side) -> passes.Side:
 
 
 @compiled
-def forward(
-    display: Side, impression: Side, starts: Array, terms: Terms, lanes: Any, keep: bool
-) -> tuple[Array, Kept]:
+def forward(display: Side, impression: Side, starts: Array, terms: Terms, lanes: Any, keep: bool) -> tuple[Array, Kept]:
     """The logits (B,); keep: what the backward pass will need."""
     linear, pairs, deep = terms
     rows, dtype = len(impression.weights), impression.weights.dtype

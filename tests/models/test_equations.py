@@ -18,9 +18,9 @@ from pipeline.models.deepfm import Config as DeepFMConfig
 from pipeline.models.deepfm import DeepFM
 from pipeline.nn.batches import Inputs
 from pipeline.nn.layers import Shared
+from pipeline.nn.network import Network
 from pipeline.nn.reading import Reader
 from pipeline.nn.rows import Gradient, add_up
-from pipeline.nn.training import Network
 from pipeline.schemas.encoded import Encoded, EncodedPart
 from pipeline.schemas.fitting import FitOptions
 from tests.synthetic import MIXED, Bag, Displays, categorical, draw_clicks, mixed, multi, write_encoded, write_mixed

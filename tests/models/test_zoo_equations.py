@@ -16,7 +16,8 @@ from pipeline.models import dcnv2, deepfm, deeplight, normdnn, wide_deep
 from pipeline.models.base import load_kind
 from pipeline.nn.batches import Inputs
 from pipeline.nn.crosses import Crosses
-from pipeline.nn.layers import NORM_EPSILON, Shared, layer_norm, variance_only
+from pipeline.nn.layers import Shared
+from pipeline.nn.norms import NORM_EPSILON, layer_norm, variance_only
 from pipeline.nn.pruning import sparsity
 from pipeline.nn.reading import Reader
 from pipeline.nn.sparse import SparseNetwork

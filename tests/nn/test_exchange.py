@@ -16,9 +16,10 @@ import torch
 import yaml
 
 from pipeline.core.runtime import RuntimeConfig
+from pipeline.nn.batches import Inputs
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.predictions import read_scores
-from tests.synthetic import write_mixed
+from tests.synthetic import MIXED, write_mixed
 
 REPOSITORY = Path(__file__).parents[2]
 #: Of two batches an epoch the first is cut into two pieces, the second is one piece, so that one process has none.
@@ -63,6 +64,9 @@ def test_two_processes_learn_what_one_learns(runtime: RuntimeConfig, tmp_path: P
     assert [p["loss"] for p in curves[1]] == pytest.approx([p["loss"] for p in curves[0]], rel=1e-4)
     assert curves[0][-1]["loss"] < 0.95 * curves[0][0]["loss"]
     states = [torch.load(f / "out" / "network.pt", weights_only=True)["network"] for f in (alone, both)]
+    of_displays = int(Inputs(MIXED).impression.first_ids.min())
+    for state in states:  # weights of displays move all its rows alike, which the loss does not see: rounding alone
+        state["embed.weight"][:of_displays, 0] = 0
     for name, tensor in states[0].items():  # Adam steps as far by a gradient that is only rounding as by any other
         torch.testing.assert_close(states[1][name], tensor, rtol=1e-2, atol=2e-3)
     scores = [read_scores(folder / "predictions", world.part("target")) for folder in (alone, both)]

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.nn import functions, perceptrons
+from pipeline.nn import functions
 from pipeline.nn.batches import Batch, Inputs, Values
-from pipeline.nn.dropout import Dropout, random_numbers
-from pipeline.nn.layers import MLP, FieldEmbedding, Linear, Shared, Sides, fm, input_sizes
+from pipeline.nn.dropout import Dropout, random_bits, random_numbers
+from pipeline.nn.layers import MLP, Embedded, FieldEmbedding, Linear, Shared, fm, input_sizes
+from pipeline.nn.norms import Norm
 from pipeline.nn.reading import Reader
+from pipeline.nn.terms import Joined, Sides
 from pipeline.schemas.encoded import Field
 from tests.synthetic import MIXED, mixed, part_of
 
@@ -70,18 +72,33 @@ def test_fm(fields: tuple[int, int]) -> None:
     rows = torch.cat([by_row(display), impression], dim=1)
     pairs = [(rows[:, i] * rows[:, j]).sum(1) for i in range(rows.shape[1]) for j in range(i + 1, rows.shape[1])]
     expected = torch.stack(pairs).sum(0)
-    assert_same(fm(Sides(display, impression, make_batch())), expected, [display, impression])
-    assert torch.autograd.gradcheck(lambda a, b: functions.fm(a, b, make_batch()), (display, impression))
+
+    def found(display: Tensor, impression: Tensor) -> Tensor:
+        return fm(Sides(display, impression, make_batch())).value()
+
+    assert_same(found(display, impression), expected, [display, impression])
+    assert torch.autograd.gradcheck(found, (display, impression))
 
 
 @pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("fields", [(2, 3), (0, 3), (2, 0)])
-def test_sum_weights(fields: tuple[int, int]) -> None:
-    display, impression = drawn(len(LENGTHS), fields[0]), drawn(ROWS, fields[1])
-    expected = torch.cat([by_row(display), impression], dim=1).sum(1)
-    assert_same(functions.sum_weights(display, impression, make_batch()), expected, [display, impression])
-    checked = lambda a, b: functions.sum_weights(a, b, make_batch())  # noqa: E731
-    assert torch.autograd.gradcheck(checked, (display, impression))
+@pytest.mark.parametrize("numbers", [(2, 1), (0, 0)])
+def test_linear(fields: tuple[int, int], numbers: tuple[int, int]) -> None:
+    """b + sum of w_i + <v, numbers>"""
+    layer, batch = Linear(Inputs([])).double(), make_batch()
+    layer.display, layer.impression = (torch.nn.Parameter(drawn(k)) for k in numbers)
+    weights = [drawn(n, count) for n, count in zip((len(LENGTHS), ROWS), fields, strict=True)]
+    x, own = (drawn(n, count).detach() for n, count in zip((len(LENGTHS), ROWS), numbers, strict=True))
+
+    def found(*weights: Tensor) -> Tensor:
+        embedded = Embedded(Sides(*weights[:2], batch), Sides(*weights[:2], batch), Sides(x, own, batch))
+        return layer(embedded).value()
+
+    summed = torch.cat([by_row(weights[0]), weights[1]], dim=1).sum(1)
+    leaves = [*weights, layer.bias, layer.display, layer.impression]
+    used = [leaf for leaf in leaves if leaf.numel()]
+    assert_same(found(*weights), layer.bias + summed + by_row(x) @ layer.display + own @ layer.impression, used)
+    assert torch.autograd.gradcheck(found, tuple(leaves))
 
 
 @pytest.mark.usefixtures("either")
@@ -95,8 +112,6 @@ def test_shared(sizes: tuple[int, int], bias: bool) -> None:
     torch.testing.assert_close(x.rows(), rows)
     leaves = [x.display, x.impression, *layer.parameters()]
     assert_same(layer(x), torch.nn.functional.linear(rows, layer.weight, layer.bias), leaves)
-    checked = lambda a, b, *rest: functions.shared_linear(a, b, rest[0], rest[1], (*rest, None)[2], make_batch())  # noqa: E731
-    assert torch.autograd.gradcheck(checked, tuple(leaves))
 
 
 def test_shared_begins_as_a_plain_layer() -> None:
@@ -175,7 +190,7 @@ def test_networks_of_shared_layers_equal_networks_of_rows(read: tuple[Inputs, li
         batch.reads.clear()
         x = embed(batch)
         leaves = [leaf for r in batch.reads for leaf in (r.weights, r.embeddings)]
-        found = linear(x) + fm(x.embeddings) + mlp(x.inputs)
+        found = (linear(x) + fm(x.embeddings) + mlp(x.inputs)).value()
         assert_same_floats(found, naive(x), [*leaves, *linear.parameters(), *mlp.parameters()])
         batch.reads.clear()
 
@@ -215,28 +230,60 @@ def test_dropout() -> None:
     assert torch.equal(Dropout(0.0)(x), x)
 
 
+def test_a_term_of_each_kind() -> None:
+    embeddings = Sides(drawn(len(LENGTHS), 2, 4), drawn(ROWS, 3, 4), make_batch())
+    with pytest.raises(TypeError, match="at most one"):
+        fm(embeddings) + fm(embeddings)
+    other = Sides(drawn(len(LENGTHS), 2, 4), drawn(ROWS, 3, 4), make_batch())
+    mlp = MLP((8, 12), (5,), 0.0).double()
+    numbers = Sides(torch.empty(len(LENGTHS), 0).double(), torch.empty(ROWS, 0).double(), make_batch())
+    with pytest.raises(TypeError, match="the embeddings that the MLP reads"):
+        (fm(embeddings) + mlp(Joined(other, numbers))).value()
+    once, extra = fm(embeddings), drawn(ROWS)
+    assert_same((once + extra).value(), once.value() + extra, [embeddings.display, extra])
+
+
 @pytest.mark.parametrize("norm", ["none", "layer", "variance"])
-@pytest.mark.parametrize("hidden", [(6,), (6, 4)])
-def test_compiled_mlp(norm: str, hidden: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("of_embeddings", [None, "layer", "variance"])
+@pytest.mark.parametrize(("hidden", "numbers"), [((6,), (3, 2)), ((6, 4), (0, 0)), ((20, 17, 5), (1, 0))])
+def test_compiled_mlp(norm: str, of_embeddings: str | None, hidden: tuple[int, ...], numbers: tuple[int, int]) -> None:
     """As its layers compute it, dropout included; gradients against differences of finite size."""
     torch.manual_seed(0)
-    mlp = MLP((5, 3), hidden, 0.3, norm).double()
-    x = Sides(drawn(len(LENGTHS), 5), drawn(ROWS, 3), make_batch())
+    fields, size = (2, 3), 4
+    sizes = fields[0] * size + numbers[0], fields[1] * size + numbers[1]
+    mlp, batch = MLP(sizes, hidden, 0.3, norm).double(), make_batch()
+    embeddings = Sides(drawn(len(LENGTHS), fields[0], size), drawn(ROWS, fields[1], size), batch)
+    x = Sides(drawn(len(LENGTHS), numbers[0]).detach(), drawn(ROWS, numbers[1]).detach(), batch)
+    joined = Joined(embeddings, x, Norm(of_embeddings, 1e-3) if of_embeddings else None)
 
     def computed(*_: Tensor, by_layers: bool = False) -> Tensor:
         with random_numbers(torch.Generator().manual_seed(2)):
-            return mlp.layers(x).squeeze(1) if by_layers else mlp(x)
+            return mlp.layers(joined.sides()).squeeze(1) if by_layers else mlp(joined).value()
 
-    leaves = (x.display, x.impression, *mlp.parameters())
+    leaves = (embeddings.display, embeddings.impression, *mlp.parameters())
     assert_same(computed(), computed(by_layers=True), list(leaves))
     assert torch.autograd.gradcheck(computed, leaves)
     torch.testing.assert_close(computed().detach(), torch.no_grad()(computed)())
-    assert not torch.equal(computed(), mlp.eval()(x))
+    assert not torch.equal(computed(), mlp.eval()(joined).value())
+
+
+def test_products_of_many_rows() -> None:
+    """More rows and wider layers than fit into a block, a panel and a tile."""
+    torch.manual_seed(0)
+    lengths = torch.randint(1, 8, (70,))
+    nothing = torch.empty(0)
+    values = Values(torch.empty(int(lengths.sum()), 0), nothing, nothing, nothing, nothing)
+    batch = Batch(values, values, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]), None)
+    mlp = MLP((5 * 8 + 3, 9 * 8), (37, 50), 0.0, "layer").double()
+    embeddings = Sides(drawn(70, 5, 8), drawn(batch.rows, 9, 8), batch)
+    numbers = Sides(drawn(70, 3).detach(), torch.empty(batch.rows, 0).double(), batch)
+    joined, leaves = Joined(embeddings, numbers), [embeddings.display, embeddings.impression, *mlp.parameters()]
+    assert_same(mlp(joined).value(), mlp.layers(joined.sides()).squeeze(1), leaves)
 
 
 def test_what_is_dropped() -> None:
     """A share of all numbers, each for itself, and other ones by another seed; none of them near each other."""
-    found = [perceptrons.random_bits(torch.empty(1000, 64), seed) >= 0.25 * 2**32 for seed in (1, 2, 1 << 31)]
+    found = [random_bits(torch.empty(1000, 64), seed) >= 0.25 * 2**32 for seed in (1, 2, 1 << 31)]
     for kept in found:
         assert float(kept.float().mean()) == pytest.approx(0.75, abs=0.01)
         assert float((kept[:, 1:] & kept[:, :-1]).float().mean()) == pytest.approx(0.75**2, abs=0.01)

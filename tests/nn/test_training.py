@@ -9,13 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
 from pipeline.core.runtime import RuntimeConfig
@@ -24,6 +25,7 @@ from pipeline.models.base import load_kind
 from pipeline.models.deepfm import Config, DeepFM, build
 from pipeline.nn import functions, losses, rows, training
 from pipeline.nn.batches import Inputs
+from pipeline.nn.network import Network
 from pipeline.nn.reading import Reader
 from pipeline.nn.training import NetworkTrainer, device_of, predict
 from pipeline.schemas.encoded import Encoded
@@ -65,7 +67,7 @@ def fit(world: Encoded, runtime: RuntimeConfig, config: Config = CONFIG, **optio
 
 KILLED_RUN = """
 import os, signal, sys, json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.nn import training
@@ -329,16 +331,27 @@ def test_threads_do_not_change_a_bit(runtime: RuntimeConfig, tmp_path: Path) -> 
         assert all(torch.equal(tensor, other[name]) for other in states[1:]), name
 
 
-def test_kernels_and_torch_learn_the_same(
-    world: Encoded, single: RuntimeConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["deepfm", "normdnn"])
+@pytest.mark.parametrize("loss", ["listwise", "pointwise"])
+def test_every_way_learns_the_same(
+    world: Encoded, single: RuntimeConfig, monkeypatch: pytest.MonkeyPatch, kind: str, loss: str
 ) -> None:
-    """What runs on other devices, beside the compiled loops."""
-    config = replace(CONFIG, l2=0.1)
-    by_kernels = fit(world, single, config, length=3.0)[0].predict(world.part("target"))
-    for module in (functions, rows):
-        monkeypatch.setattr(module, "has_kernels", lambda tensor: False)
-    by_torch = fit(world, single, config, length=3.0)[0].predict(world.part("target"))
-    np.testing.assert_allclose(by_torch, by_kernels, rtol=1e-3, atol=1e-3)
+    """A whole network in compiled loops, its terms by autograd, and torch's operations, as on other devices."""
+    module = load_kind(kind)
+    own = {f.name: getattr(CONFIG, f.name) for f in fields(module.config) if hasattr(CONFIG, f.name)}
+    model = module.build(module.config(**own | {"l2": 0.1, "loss": loss, "batch_displays": 200}))
+
+    def learned() -> NDArray[np.float32]:
+        model.fit(world, FitOptions(runtime=single, length=3.0))
+        return model.predict(world.part("target"))
+
+    at_once = learned()
+    assert model.network.compiled()
+    monkeypatch.setattr(Network, "compiled", lambda network: None)
+    np.testing.assert_allclose(learned(), at_once, rtol=1e-3, atol=1e-3)
+    for other in (functions, rows):
+        monkeypatch.setattr(other, "has_kernels", lambda tensor: False)
+    np.testing.assert_allclose(learned(), at_once, rtol=1e-3, atol=1e-3)
 
 
 def test_torch_dropout_is_refused(world: Encoded, single: RuntimeConfig) -> None:
