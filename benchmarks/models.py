@@ -39,6 +39,7 @@ HERE = Path(__file__).parent
 CONTESTANTS = {
     "ours": False,
     "ours_listwise": False,
+    "ours_normdnn": False,
     "deepctr_torch_deepfm": True,
     "fuxictr_deepfm": True,
     "ours_deeplight": False,

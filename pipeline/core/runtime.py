@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,11 @@ class RuntimeConfig:
             machine_of(machine)
         twice = sorted({machine for machine in self.machines if self.machines.count(machine) > 1})
         check(not twice, f"machines: each must be named once, found {', '.join(twice)} more often")
+
+    def at_most(self, memory_limit: str) -> RuntimeConfig:
+        """With this memory limit, if the own is larger."""
+        other = replace(self, memory_limit=memory_limit)
+        return other if other.memory_mebibytes < self.memory_mebibytes else self
 
     @property
     def memory_mebibytes(self) -> int:

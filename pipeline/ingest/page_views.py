@@ -15,15 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.engine import ROW_GROUP
 from pipeline.ingest.report import parquet
 from pipeline.ingest.staging import Build, load, write
 from pipeline.ingest.writing import write_parquet
 from pipeline.schemas.raw import DAY_MS
 from pipeline.schemas.tables import TABLES
 
-#: Pairs of document and day that may wait before they are added up.
+#: Pairs of document and day that may wait before they are added up, and that are added up at once.
 PENDING = 1 << 22
+RANGE = 1 << 20
 _DAY_BITS = 16
 _DAYS = pa.schema([("document_id", pa.uint32()), ("day", pa.int16()), ("views", pa.int64())])
 
@@ -76,14 +76,14 @@ class DayCounts:
     """Watches page views go by and counts them by document and day.
 
     Memory grows with the pairs of document and day that occur, never with the rows: each batch is counted by itself,
-    and what has been counted is added up whenever as much waits as is known already.
+    and what has been counted is added up, one range of pairs after the other, whenever half as much waits as is known.
     """
 
     def __init__(self) -> None:
         self.rows = 0
         self._first, self._last = 0, 0
-        self._keys = np.empty(0, np.uint64)  # (document_id << 16) + day + 32768, ascending
-        self._counts = np.empty(0, np.int64)
+        #: In order: (document_id << 16) + day + 32768, ascending, and how often each occurred.
+        self._known: list[tuple[Any, Any]] = [(np.empty(0, np.uint64), np.empty(0, np.int64))]
         self._waiting: list[tuple[Any, Any]] = []
         self._pairs = 0  # that wait
 
@@ -99,9 +99,9 @@ class DayCounts:
         day = (np.clip(time // DAY_MS, -shift, shift - 1) + shift).astype(np.uint64)
         document = batch.column("document_id").to_numpy().astype(np.uint64)
         keys, counts = np.unique((document << np.uint64(_DAY_BITS)) | day, return_counts=True)
-        self._waiting.append((keys, counts))
+        self._waiting.append((keys, counts.astype(np.uint32)))
         self._pairs += len(keys)
-        if self._pairs > max(PENDING, len(self._keys)):
+        if self._pairs > max(PENDING, sum(len(keys) for keys, _ in self._known) // 2):
             self._add_up()
 
     @property
@@ -115,20 +115,29 @@ class DayCounts:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The table document_views."""
         self._add_up()
-        for start in range(0, len(self._keys), ROW_GROUP):
-            keys = self._keys[start : start + ROW_GROUP]
+        for keys, counts in self._known:
             document = (keys >> np.uint64(_DAY_BITS)).astype(np.uint32)
             day = ((keys & np.uint64((1 << _DAY_BITS) - 1)).astype(np.int64) - (1 << (_DAY_BITS - 1))).astype(np.int16)
-            columns = [pa.array(document), pa.array(day), pa.array(self._counts[start : start + ROW_GROUP])]
-            yield pa.RecordBatch.from_arrays(columns, schema=_DAYS)
+            yield pa.RecordBatch.from_arrays([pa.array(document), pa.array(day), pa.array(counts)], schema=_DAYS)
 
     def _add_up(self) -> None:
-        if not self._waiting:
-            return
-        keys = np.concatenate([self._keys, *(keys for keys, _ in self._waiting)])
-        counts = np.concatenate([self._counts, *(counts for _, counts in self._waiting)])
-        self._waiting, self._pairs = [], 0
-        order = np.argsort(keys, kind="stable")  # runs of ascending keys: fast
-        keys, counts = keys[order], counts[order]
-        first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-        self._keys, self._counts = keys[first], np.add.reduceat(counts, first)
+        known, waiting = self._known, self._waiting
+        self._known, self._waiting, self._pairs = [], [], 0
+        borders = np.array([keys[0] for keys, _ in known[1:]], np.uint64)
+        cuts = [np.concatenate([[0], np.searchsorted(keys, borders), [len(keys)]]) for keys, _ in waiting]
+        known.reverse()
+        while known:  # each range goes when it has been added up
+            i, parts = len(cuts[0]) - 1 - len(known) if cuts else 0, [known.pop()]
+            parts += [
+                (w[0][cut[i] : cut[i + 1]], w[1][cut[i] : cut[i + 1]]) for w, cut in zip(waiting, cuts, strict=True)
+            ]
+            self._known += _ranges(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _ranges(keys: Any, counts: Any) -> list[tuple[Any, Any]]:
+    """The sums of counts by key, cut into ranges of ascending keys."""
+    order = np.argsort(keys, kind="stable")  # runs of ascending keys: fast
+    keys, counts = keys[order], counts[order]
+    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, np.int64)
+    keys, counts = keys[first], np.add.reduceat(counts, first) if len(first) else counts
+    return [(keys[i : i + RANGE].copy(), counts[i : i + RANGE].copy()) for i in range(0, max(1, len(keys)), RANGE)]

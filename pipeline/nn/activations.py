@@ -12,6 +12,7 @@ from numba import uint32
 from numpy.typing import NDArray
 
 from pipeline.core.compiled import compiled, inlined
+from pipeline.core.simd import load, splat, store, total
 
 Array = NDArray[Any]
 
@@ -20,10 +21,10 @@ Array = NDArray[Any]
 def normalize(x: Array, centred: bool, epsilon: float) -> float:
     """y = x / sqrt(var + eps), or (x - mean) / sqrt(var + eps) if `centred`; returns 1 / sqrt(var + eps)."""
     number = x.dtype.type
-    total, squares = number(0), number(0)
+    added, squares = number(0), number(0)
     for k in range(len(x)):
-        total += x[k]
-    mean = total / number(len(x))
+        added += x[k]
+    mean = added / number(len(x))
     for k in range(len(x)):
         squares += (x[k] - mean) * (x[k] - mean)
     scale = number(1) / np.sqrt(squares / number(len(x)) + number(epsilon))
@@ -37,29 +38,41 @@ def normalize(x: Array, centred: bool, epsilon: float) -> float:
 def normalize_gradient(g: Array, y: Array, centred: bool, scale: float) -> None:
     """g becomes the gradient by x: scale * (g - c (y - mean y)), or scale * (g - mean g - c y); c = mean of g y."""
     number = g.dtype.type
-    product, total = number(0), number(0)
+    product, added = number(0), number(0)
     for k in range(len(g)):
         product += g[k] * y[k]
     for k in range(len(g)):
-        total += g[k] if centred else y[k]
-    product, mean = product / number(len(g)), total / number(len(g))
+        added += g[k] if centred else y[k]
+    product, mean = product / number(len(g)), added / number(len(g))
     away = mean if centred else -product * mean
     for k in range(len(g)):
         g[k] = scale * (g[k] - away - product * y[k])
 
 
 @compiled
-def normalize_rows(x: Array, centred: bool, epsilon: float, scales: Array) -> None:
-    """Of each row of x (n, size), by itself; scales (n,)."""
+def normalize_rows(x: Array, lanes: Any, centred: bool, epsilon: float, scales: Array) -> None:
+    """Of each row of x (n, size), by itself; scales (n,). lanes: as many as a row has numbers (see core.simd)."""
+    flat, number = x.reshape(-1), x.dtype.type
+    one, size, least = number(1), number(len(lanes)), number(epsilon)
     for r in range(len(x)):
-        scales[r] = normalize(x[r], centred, epsilon)
+        row = load(flat, r * len(lanes), lanes)
+        away = row - splat(total(row) / size, lanes)
+        scale = one / np.sqrt(total(away * away) / size + least)
+        store(flat, r * len(lanes), (away if centred else row) * splat(scale, lanes))
+        scales[r] = scale
 
 
 @compiled
-def normalize_rows_gradient(g: Array, y: Array, centred: bool, scales: Array) -> None:
+def normalize_rows_gradient(g: Array, y: Array, lanes: Any, centred: bool, scales: Array) -> None:
     """g, y: (n, size)."""
+    of, normed, size = g.reshape(-1), y.reshape(-1), g.dtype.type(len(lanes))
     for r in range(len(g)):
-        normalize_gradient(g[r], y[r], centred, scales[r])
+        at = r * len(lanes)
+        gradient, row = load(of, at, lanes), load(normed, at, lanes)
+        product = splat(total(gradient * row) / size, lanes)
+        mean = splat(total(gradient if centred else row) / size, lanes)
+        around = gradient - mean if centred else gradient + product * mean
+        store(of, at, splat(scales[r], lanes) * (around - product * row))
 
 
 @inlined

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from pipeline.nn import activations, kernels, sides
+from pipeline.nn import kernels, sides
 from pipeline.nn.batches import Batch, Values
 
 
@@ -95,36 +95,6 @@ def sum_rows(values: Tensor, starts: Tensor) -> Tensor:
     out = values.new_empty(len(starts) - 1, values.shape[1])
     sides.sum_rows(array(values), array(starts), array(out))
     return out
-
-
-# --- norms --------------------------------------------------------------------------------------------------------
-
-
-def normalize(x: Tensor, centred: bool, epsilon: float) -> Tensor:
-    """activations.normalize over the last dimension; on a CPU."""
-    out: Tensor = _Normalize.apply(x, centred, epsilon)
-    return out
-
-
-class _Normalize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, centred: bool, epsilon: float) -> Tensor:
-        y = x.detach().clone(memory_format=torch.contiguous_format)
-        flat = array(y).reshape(-1, x.shape[-1])
-        scales = np.empty(len(flat), flat.dtype)
-        activations.normalize_rows(flat, centred, epsilon, scales)
-        ctx.save_for_backward(y)
-        ctx.centred, ctx.scales = centred, scales
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (y,) = ctx.saved_tensors
-        g = gradient.clone(memory_format=torch.contiguous_format)
-        shape = -1, y.shape[-1]
-        activations.normalize_rows_gradient(array(g).reshape(shape), array(y).reshape(shape), ctx.centred, ctx.scales)
-        return g, None, None
 
 
 # --- losses -------------------------------------------------------------------------------------------------------

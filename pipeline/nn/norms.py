@@ -8,15 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.nn import functions
-
 NORM_EPSILON = 1e-5
 
 
 def variance_only(x: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
     """LayerNorm without its mean, gain and bias: x / sqrt(var + eps) over the last dimension (Wang et al. 2020)."""
-    if functions.has_kernels(x):
-        return functions.normalize(x, False, epsilon)
     variance = (x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)
     return x * torch.rsqrt(variance + epsilon)
 

@@ -100,12 +100,12 @@ class OfTerms(NamedTuple):
 
 
 @inlined
-def _normed(embeddings: Array, norm: Norm) -> Normed:
+def _normed(embeddings: Array, lanes: Any, norm: Norm) -> Normed:
     if not norm.used:
         return Normed(embeddings, np.empty(0, embeddings.dtype))
     n, fields, size = embeddings.shape
     normed, scales = embeddings.copy(), np.empty(n * fields, embeddings.dtype)
-    normalize_rows(normed.reshape(n * fields, size), norm.centred, norm.epsilon, scales)
+    normalize_rows(normed.reshape(n * fields, size), lanes, norm.centred, norm.epsilon, scales)
     return Normed(normed, scales)
 
 
@@ -120,7 +120,7 @@ def forward(display: Side, impression: Side, starts: Array, terms: Terms, lanes:
     """The logits (B,); keep: what the backward pass will need."""
     linear, pairs, deep = terms
     rows, dtype = len(impression.weights), impression.weights.dtype
-    normed = _normed(display.embeddings, deep.norm), _normed(impression.embeddings, deep.norm)
+    normed = _normed(display.embeddings, lanes, deep.norm), _normed(impression.embeddings, lanes, deep.norm)
     totals = np.empty((rows if pairs else 0, len(lanes)), dtype)
     if deep.used:
         given = _inputs(normed[0], display), _inputs(normed[1], impression)
@@ -137,10 +137,10 @@ def forward(display: Side, impression: Side, starts: Array, terms: Terms, lanes:
 
 
 @inlined
-def _normed_gradient(gradient: Array, normed: Normed, norm: Norm) -> None:
+def _normed_gradient(gradient: Array, normed: Normed, lanes: Any, norm: Norm) -> None:
     n, fields, size = normed.embeddings.shape
     of, y = gradient.reshape(n * fields, size), normed.embeddings.reshape(n * fields, size)
-    normalize_rows_gradient(of, y, norm.centred, normed.scales)
+    normalize_rows_gradient(of, y, lanes, norm.centred, normed.scales)
 
 
 @compiled
@@ -165,8 +165,8 @@ def backward(
         out = of.reshape(len(of), -1), of_own.reshape(len(of_own), -1)
         of_deep = passes.backward(of_logits, given[0], given[1], starts, *flat, out[0], out[1])
         if deep.norm.used:
-            _normed_gradient(of, kept.display, deep.norm)
-            _normed_gradient(of_own, kept.impression, deep.norm)
+            _normed_gradient(of, kept.display, lanes, deep.norm)
+            _normed_gradient(of_own, kept.impression, lanes, deep.norm)
     else:
         of[:] = 0
         of_own[:] = 0

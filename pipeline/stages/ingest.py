@@ -14,6 +14,9 @@ from pipeline.ingest.build import ingest
 from pipeline.ingest.config import IngestConfig
 from pipeline.stages.command import parser, run
 
+#: Of the engine, which spills; as much again may stand beside it: what was read ahead, and documents counted by day.
+MEMORY_LIMIT = "2GB"
+
 
 def main(arguments: list[str]) -> None:
     command = parser(
@@ -24,7 +27,7 @@ def main(arguments: list[str]) -> None:
     )
     options = command.parse_args(arguments)
     config = section(options.params, "ingest", IngestConfig)
-    with DuckDBEngine(runtime(options.params)) as engine:
+    with DuckDBEngine(runtime(options.params).at_most(MEMORY_LIMIT)) as engine:
         ingest(options.raw, options.out, options.report, engine, config)
 
 

@@ -19,6 +19,12 @@ def test_sizes(size: str, mebibytes: int) -> None:
     assert (runtime.memory_limit, runtime.memory_mebibytes) == (size, mebibytes)
 
 
+def test_a_stage_may_ask_for_less() -> None:
+    runtime = RuntimeConfig(memory_limit="8GB", threads=2)
+    assert runtime.at_most("2GB") == RuntimeConfig(memory_limit="2GB", threads=2)
+    assert runtime.at_most("9GB") == runtime
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

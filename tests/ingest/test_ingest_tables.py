@@ -145,6 +145,7 @@ def test_page_views_of_users_with_an_event_are_kept_and_all_are_counted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page_views, "PENDING", 1000)
+    monkeypatch.setattr(page_views, "RANGE", 100)
     views = many_views(world, 300_000)
     report = world.run()
     users = {uuid: number for number, uuid in world.table("users")}
