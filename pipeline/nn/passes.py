@@ -241,7 +241,9 @@ def backward(
     last, of_last = weights[len(weights) - size :], of_weights[len(weights) - size :]
     shared = room(displays * wide, weights)
     shared[:] = 0
-    widest = TILE * padded(sizes.max())
+    widest = 0
+    for size in sizes:
+        widest = max(widest, TILE * padded(size))
     x, g, then = room(widest, weights), room(widest, weights), room(widest, weights)
     x[:] = 0
 

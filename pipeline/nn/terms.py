@@ -214,7 +214,7 @@ class Compiled:
     def score(self, table: Tensor, batch: Batch) -> Tensor:
         """The logits (B,)."""
         terms, lanes, values = self.terms(table), (0,) * (table.shape[1] - 1), _values(batch)
-        read = tuple(_space(side, table) for side in values)
+        read = _space(values[0], table), _space(values[1], table)
         return torch.from_numpy(towers.score(array(table), values, array(batch.starts), terms, lanes, read))
 
 

@@ -1,5 +1,8 @@
-"""All terms of a logit that have compiled loops, forward and backward in one call each: threads that compute pieces of
-a batch hold Python's lock as shortly as can be.
+"""All terms of a logit that have compiled loops, forward and backward, and from a table's rows to their gradients.
+
+Everything here works on NumPy arrays: the loops are long, what lies between them is short, and autograd is not asked;
+so threads that compute pieces of a batch seldom wait for Python's lock. (One compiled call for all of it is hardly
+faster, and takes a minute to compile.)
 
 D displays with B rows: display d has the rows starts[d] : starts[d + 1]. G fields with embeddings of E numbers, K
 numbers. lanes: E zeros (see core.simd).
@@ -12,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.compiled import compiled, inlined
+from pipeline.core.compiled import compiled
 from pipeline.nn import kernels, passes, sides
 from pipeline.nn.activations import normalize_rows, normalize_rows_gradient
 
@@ -99,7 +102,6 @@ class OfTerms(NamedTuple):
     deep: NDArray[Any]
 
 
-@inlined
 def _normed(embeddings: Array, lanes: Any, norm: Norm) -> Normed:
     if not norm.used:
         return Normed(embeddings, np.empty(0, embeddings.dtype))
@@ -109,13 +111,11 @@ def _normed(embeddings: Array, lanes: Any, norm: Norm) -> Normed:
     return Normed(normed, scales)
 
 
-@inlined
 def _inputs(normed: Normed, side: Side) -> passes.Side:
     n, fields, size = normed.embeddings.shape
     return passes.Side(normed.embeddings.reshape(n, fields * size), side.numbers)
 
 
-@compiled
 def forward(display: Side, impression: Side, starts: Array, terms: Terms, lanes: Any, keep: bool) -> tuple[Array, Kept]:
     """The logits (B,); keep: what the backward pass will need."""
     linear, pairs, deep = terms
@@ -136,14 +136,12 @@ def forward(display: Side, impression: Side, starts: Array, terms: Terms, lanes:
     return logits, Kept(normed[0], normed[1], kept, totals)
 
 
-@inlined
 def _normed_gradient(gradient: Array, normed: Normed, lanes: Any, norm: Norm) -> None:
     n, fields, size = normed.embeddings.shape
     of, y = gradient.reshape(n * fields, size), normed.embeddings.reshape(n * fields, size)
     normalize_rows_gradient(of, y, lanes, norm.centred, normed.scales)
 
 
-@compiled
 def backward(
     of_logits: Array,
     display: Side,
@@ -203,24 +201,25 @@ class Read(NamedTuple):
     embeddings: NDArray[Any]
 
 
-@inlined
-def _read(table: Array, values: Values, first: int, last: int, lanes: Any, read: Read) -> Side:
-    """Look up some neighbouring items."""
+@compiled
+def look_up(table: Array, values: Values, first: int, last: int, lanes: Any, read: Read) -> None:
+    """Some neighbouring items of one side."""
     weights, embeddings, codes = read.weights[first:last], read.embeddings[first:last], values.codes[first:last]
     kernels.look_up(table, codes, lanes, weights, embeddings)
-    offsets = values.bag_offsets[:, first : last + 1]
-    bags = values.bag_ids, values.bag_weights, offsets
-    kernels.sum_bags(table, bags[0], bags[1], bags[2], codes.shape[1], lanes, weights, embeddings)
+    offsets, ids, shares = values.bag_offsets[:, first : last + 1], values.bag_ids, values.bag_weights
+    kernels.sum_bags(table, ids, shares, offsets, codes.shape[1], lanes, weights, embeddings)
+
+
+def _read(table: Array, values: Values, first: int, last: int, lanes: Any, read: Read) -> Side:
+    look_up(table, values, first, last, lanes, read)
     numbers = values.numbers[first:last]
-    return Side(weights, numbers, embeddings, numbers)
+    return Side(read.weights[first:last], numbers, read.embeddings[first:last], numbers)
 
 
-@inlined
 def _part(of: Gradients, first: int, last: int) -> Gradients:
     return Gradients(of.weights[first:last], of.embeddings[first:last])
 
 
-@compiled
 def learn(
     table: Array,
     values: tuple[Values, Values],
@@ -254,7 +253,6 @@ def learn(
     return weight * loss, backward(of_logits, display, impression, own, terms, lanes, kept, out[0], out[1])
 
 
-@compiled
 def score(
     table: Array, values: tuple[Values, Values], starts: Array, terms: Terms, lanes: Any, read: tuple[Read, Read]
 ) -> Array:
