@@ -72,6 +72,7 @@ class DCNv2(Network):
         self.mlp = MLP(sizes, config.hidden, config.dropout)
 
     def logit(self, batch: Batch) -> Logit:
+        """Of the cross network and, in parallel, of the MLP."""
         x = self.embed(batch)
         x_0 = x_l = x.inputs.rows()  # (B, n)
         for cross in self.crosses:

@@ -52,6 +52,7 @@ class WideDeep(Network):
         self.mlp = MLP(input_sizes(inputs, config.embedding_dim), config.hidden, config.dropout)
 
     def logit(self, batch: Batch) -> Logit:
+        """Of the wide and the deep part."""
         x = self.embed(batch)
         wide = self.linear(x)
         if self.phi is not None:

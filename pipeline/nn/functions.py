@@ -69,32 +69,17 @@ def spread(values: Tensor, batch: Batch) -> Tensor:
 class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, starts: Tensor, rows: int) -> Tensor:
-        ctx.starts = starts
-        return spread_rows(values, starts, rows)
+        ctx.starts, ctx.shape = starts, values.shape
+        out = values.new_empty(rows, values.shape[1])
+        sides.spread(array(values), array(starts), array(out))
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return sum_rows(gradient, ctx.starts), None, None
-
-
-def spread_rows(values: Tensor, starts: Tensor, rows: int) -> Tensor:
-    """As `spread`, outside of autograd. (D, H) -> (B, H)"""
-    if not has_kernels(values):
-        return values.repeat_interleave(starts.diff(), dim=0, output_size=rows)
-    out = values.new_empty(rows, values.shape[1])
-    sides.spread(array(values), array(starts), array(out))
-    return out
-
-
-def sum_rows(values: Tensor, starts: Tensor) -> Tensor:
-    """Sum over the rows of each display, outside of autograd. (B, H) -> (D, H)"""
-    if not has_kernels(values):
-        display = torch.repeat_interleave(starts.diff())
-        return values.new_zeros(len(starts) - 1, values.shape[1]).index_add(0, display, values)
-    out = values.new_empty(len(starts) - 1, values.shape[1])
-    sides.sum_rows(array(values), array(starts), array(out))
-    return out
+        out = gradient.new_empty(ctx.shape)
+        sides.sum_rows(array(gradient), array(ctx.starts), array(out))
+        return out, None, None
 
 
 # --- losses -------------------------------------------------------------------------------------------------------

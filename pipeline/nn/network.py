@@ -23,6 +23,7 @@ class Network(nn.Module):
         self.linear = Linear(inputs)
 
     def logit(self, batch: Batch) -> Logit:
+        """The equation of the network."""
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> Tensor:

@@ -201,6 +201,7 @@ class GradientArrays:
 
     @classmethod
     def of(cls, gradient: Gradient) -> GradientArrays:
+        """Of tensors on a CPU; shares their memory."""
         read, values = gradient.read, gradient.read.values
         return cls(
             per=read.per,
