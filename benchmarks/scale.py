@@ -36,6 +36,7 @@ from benchmarks.measure import GIB, ROOT, Cost, machine, measured, size_of, stag
 from pipeline.core.files import write_json
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.sources.simulation.scale import DISPLAYS
+from pipeline.stages.ingest import MEMORY_LIMIT
 
 SPLITS = ("validation", "submission")
 #: stages -> minutes and GiB that the whole competition may cost; both splits together.
@@ -176,7 +177,7 @@ def squeezed(scratch: Path, worlds: dict[int, list[Run]], limit: str) -> dict[st
     params = write_params(tight, round(DISPLAYS / size), TIGHT, 0)
     found = {}
     for at, step in enumerate(steps(world / "raw", world, params)):
-        if whole_memory(worlds, at) > bytes_of(limit):
+        if whole_memory(worlds, at) > bytes_of(limit_of(step.stage, limit)):
             found[step.name] = step.run(world, params, tight / "out")
             if digest(tight / "out") != digest(step.out):
                 raise RuntimeError(f"{step.name}: other bytes with a memory limit of {TIGHT}")
@@ -184,6 +185,11 @@ def squeezed(scratch: Path, worlds: dict[int, list[Run]], limit: str) -> dict[st
             print(f"1/{size:<5} {step.name:32} with {TIGHT}: {cost.seconds:.1f} s {cost.own / GIB:.2f} GiB", flush=True)
     shutil.rmtree(tight)
     return found
+
+
+def limit_of(stage: str, limit: str) -> str:
+    """What the engine of a stage may hold."""
+    return min(limit, MEMORY_LIMIT, key=bytes_of) if stage == "ingest" else limit
 
 
 def bytes_of(limit: str) -> int:
@@ -256,7 +262,7 @@ def growth(worlds: dict[int, list[Run]], tight: dict[str, Run], limit: str) -> t
         times, peaks = [float(cost.seconds) for cost in costs], [float(cost.own) for cost in costs]
         powers = exponent(sizes, [cost.cpu for cost in costs]), exponent(sizes[-2:], peaks[-2:])
         time = whole_time(sizes, costs) / 60
-        peak = limited_memory(whole_memory(worlds, at), last, tight.get(last.name), limit) / GIB
+        peak = limited_memory(whole_memory(worlds, at), last, tight.get(last.name), limit_of(last.stage, limit)) / GIB
         minutes[last.budget] += time
         memory[last.budget] = max(memory[last.budget], peak)
         rows.append(

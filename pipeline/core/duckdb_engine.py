@@ -85,15 +85,15 @@ class DuckDBEngine(Engine):
         namespace = ops.Namespace(catalog="temp", database="main")
         return ops.DatabaseTable(name, schema=schema, source=self, namespace=namespace).to_expr()
 
-    def ranges(self, path: Path, column: str, rows: int = RANGE_ROWS, *, shorter: int = 1) -> Iterator[ir.Table]:
-        """Cut a Parquet file, sorted by an integer column, into tables of about `rows` rows, or `shorter` times fewer;
-        equal values stay joined.
+    def ranges(self, path: Path, column: str, rows: int = RANGE_ROWS) -> Iterator[ir.Table]:
+        """Cut a Parquet file, sorted by an integer column, into tables of about `rows` rows; equal values stay
+        joined.
 
         The borders come from the statistics of the file's row groups, so nothing is read for them. At least one table
         comes, if only an empty one.
         """
         table = self.table(path)
-        borders = _borders(path, column, rows // shorter)
+        borders = _borders(path, column, rows)
         for low, high in zip([None, *borders], [*borders, None], strict=True):
             part = table if low is None else table.filter(table[column] >= low)
             yield part if high is None else part.filter(part[column] < high)

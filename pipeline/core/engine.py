@@ -76,11 +76,10 @@ class Engine(ABC):
         """Several Parquet files with the same columns as one table."""
 
     @abstractmethod
-    def ranges(self, path: Path, column: str, *, shorter: int = 1) -> Iterator[ir.Table]:
+    def ranges(self, path: Path, column: str) -> Iterator[ir.Table]:
         """Cut a Parquet file, sorted by an integer column, into tables as large as the engine likes best.
 
-        Equal values stay together. At least one table comes, if only an empty one. shorter: so many times shorter than
-        usual, for what makes much of each row.
+        Equal values stay together. At least one table comes, if only an empty one.
         """
 
     # --- computing ----------------------------------------------------------------------------------------------
@@ -117,11 +116,10 @@ class Engine(ABC):
         column: str,
         function: Callable[[ir.Table], ir.Table],
         order_by: Sequence[str],
-        shorter: int = 1,
     ) -> Iterator[pa.Table]:
         """Apply `function` to each range of a file and sort its result; the ranges' results in order."""
         with bar(pq.read_metadata(path).num_rows, path.parent.name) as progress:
-            for part in self.ranges(path, column, shorter=shorter):
+            for part in self.ranges(path, column):
                 for result in self.stream(function(part).order_by(list(order_by))):
                     yield result
                     progress.update(result.num_rows)
@@ -141,13 +139,12 @@ class Engine(ABC):
         *,
         order_by: Sequence[str],
         numbered: bool = False,
-        shorter: int = 1,
     ) -> None:
         """Write what `by_ranges` gives into one Parquet file, while the next range is being computed.
 
-        numbered: put a column `row` (int64, counts from 0) first. shorter: see `ranges`.
+        numbered: put a column `row` (int64, counts from 0) first.
         """
-        results = self.by_ranges(source, column, function, order_by, shorter)
+        results = self.by_ranges(source, column, function, order_by)
         write_tables(_numbered(results) if numbered else results, path)
 
 

@@ -59,7 +59,7 @@ class SparkEngine(Engine):
         schema = ibis.schema({name: dtype.copy(nullable=True) for name, dtype in schema.items()})
         return self._table([f"file://{path.resolve()}" for path in paths], schema)
 
-    def ranges(self, path: Path, column: str, *, shorter: int = 1) -> Iterator[ir.Table]:
+    def ranges(self, path: Path, column: str) -> Iterator[ir.Table]:
         """The whole file."""
         yield self.table(path)
 

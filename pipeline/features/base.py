@@ -4,8 +4,8 @@ A group is a module of this package that holds one `GROUP`; its name is the modu
 and put its name into `features` in params.yaml; if it learns from the split before it can say anything (`learner`),
 into `collaborative.groups`.
 
-A group is plain Ibis, so that both engines (core.engine) compute it. Some of what DuckDB understands Spark does not, or
-it means something else there:
+Most groups are plain Ibis, so that both engines (core.engine) compute them. Some of what DuckDB understands Spark does
+not, or it means something else there:
 - `collect(order_by=)`, asof joins: collect structs, and sort the lists.
 - Unnest a column in a select, by itself (`table.select(id=table.ids.unnest())`): Spark takes no more than that, and
   `Table.unnest` becomes a lateral join, for which DuckDB needs many times longer.
@@ -14,6 +14,10 @@ it means something else there:
 - Timestamps: stay with integers (ms). SQL text: never.
 - Division by zero is an error in Spark, and a logarithm of zero null: guard them (`nullif(0)`, `+ 1`).
 - Sums of floats, and ranks by floats that are equal but for their last bit: count in integers.
+
+What compares all ads of a display, or sums up all that is known of all that its user viewed, makes hundreds of rows of
+each display, for which an engine takes many times as long as a loop over arrays: such a group walks through the
+displays (features.displays), on the machine that runs the stage.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +40,7 @@ from pipeline.core.config import section
 from pipeline.core.engine import Engine
 from pipeline.core.errors import ParameterError
 from pipeline.core.files import atomic_path
+from pipeline.features.displays import Walk, write_walk
 from pipeline.features.smoothing import SmoothingConfig
 from pipeline.schemas.features import ALIGNMENT, Column, Scope, write_columns
 from pipeline.schemas.impressions import PARTS, Part, SplitInfo
@@ -91,35 +97,33 @@ class Sources:
         return self.views_folder / f"{part}.parquet"
 
 
-#: Writes a part's file: `row`, `first` and the declared columns, in the impressions' order.
-Write = Callable[[Part, Path], None]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learner:
     """What a group does that no relational expression says: it is fitted on the split, and then describes its rows.
 
-    config: its parameters, the section `collaborative.GROUP` of params.yaml.
+    config: its parameters, the section `collaborative.GROUP` of params.yaml. fit: gives how the rows of each part are
+    described. around: what holds meanwhile.
     """
 
     config: type[Any]
-    fit: Callable[[Engine, Sources, Any], Write]
+    fit: Callable[[Engine, Sources, Any], Callable[[Part], Walk]]
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """A feature group, computed by one of two.
+    """A feature group, computed by one of three.
 
     scope: of all columns that name none of their own. build: an expression with `row`, `first` and the declared
-    columns, one row for each of `inputs.impressions`. learner: see Learner. shorter: how many times shorter than usual
-    the ranges are for which it is built, since it holds so much more of each row.
+    columns, one row for each of `inputs.impressions`. walk: reads what must be known to describe the rows of
+    `inputs.part` chunk by chunk. learner: see Learner.
     """
 
     scope: Scope
     columns: tuple[Column, ...]
     build: Callable[[Inputs], ir.Table] | None = None
+    walk: Callable[[Engine, Inputs], Walk] | None = None
     learner: Learner | None = None
-    shorter: int = 1
 
     def __post_init__(self) -> None:
         scoped = tuple(replace(column, scope=column.scope or self.scope) for column in self.columns)
@@ -159,43 +163,67 @@ def write_group(
     learning: the config of a group's learner; None for its defaults. Raises ValueError if the group's result is not
     aligned with the impressions or not what it declares: a bug in it.
     """
-    group = load_group(name)
-    if group.learner is None:
-        write = _by_ranges(engine, group, tables, split, views, smoothing)
-    else:
-        write = group.learner.fit(engine, Sources(tables, split, views), learning or group.learner.config())
-    with atomic_path(out) as partial:
-        partial.mkdir()
+    group, sources = load_group(name), Sources(tables, split, views)
+    with group.learner.around() if group.learner else nullcontext(), atomic_path(out) as folder:
+        write = _writer(engine, group, sources, smoothing, learning)
+        folder.mkdir()
         for part in PARTS:
-            write(part, partial / f"{part}.parquet")
-            _check_part(group, split / f"{part}.parquet", partial / f"{part}.parquet")
-        write_columns(partial, group.columns)
+            write(part, folder / f"{part}.parquet")
+            _check_part(group, sources.impressions(part), folder / f"{part}.parquet")
+        write_columns(folder, group.columns)
+
+
+def _writer(
+    engine: Engine, group: Group, sources: Sources, smoothing: SmoothingConfig, learning: Any
+) -> Callable[[Part, Path], None]:
+    """What writes a part's file: `row`, `first` and the declared columns, in the impressions' order."""
+    if group.learner is not None:
+        walk_of = group.learner.fit(engine, sources, learning or group.learner.config())
+    elif group.walk is not None:
+        walk_of = partial(_walk, engine, group.walk, _inputs(engine, sources, smoothing))
+    else:
+        return _by_ranges(engine, group, sources, smoothing)
+
+    def write(part: Part, path: Path) -> None:
+        files = sources.impressions(part), sources.views(part)
+        write_walk(walk_of(part), *files, group.columns, path, engine.runtime.cores)
+
+    return write
+
+
+def _walk(engine: Engine, walk: Callable[[Engine, Inputs], Walk], inputs: Inputs, part: Part) -> Walk:
+    return walk(engine, replace(inputs, part=part))
 
 
 def _by_ranges(
-    engine: Engine, group: Group, tables: Path, split: Path, views: Path, smoothing: SmoothingConfig
-) -> Write:
-    inputs = Inputs(
-        part="history",
-        impressions=engine.table(split / "history.parquet"),
-        history=engine.table(split / "history.parquet"),
-        target=engine.table(split / "target.parquet").mutate(clicked=ibis.null("uint8")),
-        part_views=engine.table(views / "history.parquet"),
-        history_views=engine.table(views / "history.parquet"),
-        document_views=engine.table(views / "documents.parquet"),
-        table=cache(lambda name: engine.table(tables / f"{name}.parquet")),  # the same object, or `once` is not once
-        once=engine.once,
-        within=lambda table: table,
-        info=SplitInfo.read(split),
-        smoothing=smoothing,
-    )
+    engine: Engine, group: Group, sources: Sources, smoothing: SmoothingConfig
+) -> Callable[[Part, Path], None]:
+    inputs = _inputs(engine, sources, smoothing)
 
     def write(part: Part, path: Path) -> None:
-        build = _columns(engine, group, replace(inputs, part=part, part_views=engine.table(views / f"{part}.parquet")))
-        impressions = split / f"{part}.parquet"
-        engine.write_by_ranges(impressions, "display_id", build, path, order_by=("row",), shorter=group.shorter)
+        build = _columns(engine, group, replace(inputs, part=part, part_views=engine.table(sources.views(part))))
+        engine.write_by_ranges(sources.impressions(part), "display_id", build, path, order_by=("row",))
 
     return write
+
+
+def _inputs(engine: Engine, sources: Sources, smoothing: SmoothingConfig) -> Inputs:
+    """The inputs of all of history."""
+    history, views = engine.table(sources.impressions("history")), engine.table(sources.views("history"))
+    return Inputs(
+        part="history",
+        impressions=history,
+        history=history,
+        target=engine.table(sources.impressions("target")).mutate(clicked=ibis.null("uint8")),
+        part_views=views,
+        history_views=views,
+        document_views=engine.table(sources.views_folder / "documents.parquet"),
+        table=cache(lambda name: engine.table(sources.tables / f"{name}.parquet")),  # the same object, else not `once`
+        once=engine.once,
+        within=lambda table: table,
+        info=sources.info,
+        smoothing=smoothing,
+    )
 
 
 def _columns(engine: Engine, group: Group, inputs: Inputs) -> Callable[[ir.Table], ir.Table]:

@@ -7,6 +7,7 @@ clicks of history that a state holds are all earlier than its display.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,13 +16,14 @@ import ibis.expr.types as ir
 import numpy as np
 
 from pipeline.collaborative.attributes import Attributes, read_attributes
-from pipeline.collaborative.displays import Chunk, Columns, by_morning, gap_to_best_rival, write_columns_of
 from pipeline.collaborative.dkt import DKTConfig, Trace, fit_traces, normalised, pack
 from pipeline.collaborative.nightly import products
+from pipeline.collaborative.products import one_thread
 from pipeline.collaborative.viewed import read_viewed
 from pipeline.core.config import check
 from pipeline.core.engine import Engine
-from pipeline.features.base import Group, Learner, Sources, Write
+from pipeline.features.base import Group, Learner, Sources
+from pipeline.features.displays import Chunk, Numbers, Walk, by_morning, gap_to_best_rival
 from pipeline.schemas.features import Column, Scope
 from pipeline.schemas.impressions import PARTS, Part
 
@@ -45,8 +47,8 @@ class Config(DKTConfig):
             check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
 
 
-def fit(engine: Engine, sources: Sources, config: Config) -> Write:
-    """Fit the network of each morning; what is returned writes a part's columns."""
+def fit(engine: Engine, sources: Sources, config: Config) -> Callable[[Part], Walk]:
+    """Fit the network of each morning; what is returned describes rows."""
     attributes = read_attributes(engine, sources.tables, ("topic", "category", "source"), config.least)
     viewed = read_viewed(engine, sources.tables, sources.info.views_until, config.users)
     traces = fit_traces(viewed, attributes, config)
@@ -60,15 +62,7 @@ def fit(engine: Engine, sources: Sources, config: Config) -> Write:
             paths[part],
             order_by=("display_id", "delay", "document_id"),
         )
-    names = tuple(column.name for column in GROUP.columns)
-    return lambda part, path: write_columns_of(
-        sources.impressions(part),
-        paths[part],
-        lambda chunk: score(traces, attributes, chunk, config.length),
-        names,
-        path,
-        engine.runtime.cores,
-    )
+    return lambda part: Walk(lambda chunk: score(traces, attributes, chunk, config.length), beside=paths[part])
 
 
 def _before(engine: Engine, sources: Sources, part: Part, rows: ir.Table) -> ir.Table:
@@ -89,7 +83,7 @@ def _before(engine: Engine, sources: Sources, part: Part, rows: ir.Table) -> ir.
 _BEFORE = ("display_id", "delay", "document_id")
 
 
-def score(traces: dict[int, Trace], attributes: Attributes, chunk: Chunk, length: int) -> Columns:
+def score(traces: dict[int, Trace], attributes: Attributes, chunk: Chunk, length: int) -> Numbers:
     """The columns of a chunk of displays, each with the network of its morning; the page is the last document."""
     columns = {column.name: np.full(len(chunk.row), np.nan, np.float32) for column in GROUP.columns}
     displays = len(chunk.page)
@@ -139,5 +133,5 @@ GROUP = Group(
             for k in range(SHOWN)
         ),
     ),
-    learner=Learner(config=Config, fit=fit),
+    learner=Learner(config=Config, fit=fit, around=one_thread),
 )

@@ -8,11 +8,13 @@ attractive as one.
 
 from __future__ import annotations
 
-import ibis
-import ibis.expr.types as ir
+import numpy as np
 
+from pipeline.core.engine import Engine
 from pipeline.features.base import Group, Inputs
-from pipeline.features.subjects import SUBJECTS, UNIT, Subject, about, bags, list_column, look_up_bags
+from pipeline.features.displays import Bags, Chunk, Columns, Walk
+from pipeline.features.subjects import SUBJECTS, Subject, about, in_units, list_column
+from pipeline.features.vectors import Index, Read, Sums, Vectors, read_vectors
 from pipeline.schemas.features import Scope
 
 #: name -> (pages, scope).
@@ -24,51 +26,41 @@ _NAMES: dict[str, tuple[str, Scope]] = {
 _RARER = 4
 
 
-def build(inputs: Inputs) -> ir.Table:
-    read = _read(inputs)
-    lists = []
-    for subject in SUBJECTS:
-        weights = _weights(inputs, read, subject)
-        for name in _NAMES:
-            known = weights.filter(weights[name].notnull()).select("display_id", "id", weight=weights[name])
-            lists.append(bags(known, "display_id", f"{name}_{subject}"))
-    return look_up_bags(inputs.impressions, lists)
+def walk(engine: Engine, inputs: Inputs) -> Walk:
+    vectors = {subject: read_vectors(engine, in_units(about(inputs, subject))) for subject in SUBJECTS}
+    promoted = inputs.table("promoted_content").select("document_id").distinct().order_by("document_id")
+    known = Index(engine.to_arrow(promoted)["document_id"].to_numpy().astype(np.int64))
+    return Walk(lambda chunk: _interests(vectors, known, chunk))
 
 
-def _read(inputs: Inputs) -> ir.Table:
-    """display_id, document_id, before: the pages around each display.
+def _interests(vectors: dict[Subject, Vectors], promoted: Index, chunk: Chunk) -> Columns:
+    """The lists of a chunk's displays: what was read is their page, what was viewed before, and after, in this order.
 
-    After it those that are promoted somewhere are left out: they tell what was clicked (group `leak`).
+    After them those that are promoted somewhere are left out: they tell what was clicked (group `leak`).
     """
-    pages = inputs.impressions.filter(inputs.impressions.first & inputs.impressions.document_id.notnull())
-    promoted = inputs.once(inputs.table("promoted_content").select("document_id").distinct())
-    views = inputs.views
-    parts = {True: [pages, views.filter(views.delay < 0)]}
-    parts[False] = [views.filter(views.delay >= 0).anti_join(promoted, "document_id")]
-    return ibis.union(
-        *(part.select("display_id", "document_id", before=side) for side, both in parts.items() for part in both)
-    )
+    displays, viewed = np.arange(len(chunk.page)), chunk.beside["document_id"]
+    told = (chunk.beside["delay"] >= 0) & (promoted.places(viewed) >= 0)
+    documents = np.insert(np.where(told, -1, viewed), chunk.beside_offsets[:-1], chunk.page)
+    begins = chunk.beside_offsets[:-1] + displays
+    ends = {"interest": chunk.after_offsets + displays + 1, "profile": chunk.beside_offsets[1:] + displays + 1}
+    columns = {}
+    for subject, known in vectors.items():
+        places = known.documents.places(documents)
+        for name, end in ends.items():
+            columns[f"{name}_{subject}"] = _cubed(known.sums(Read(begins, end, places)))
+    return columns
 
 
-def _weights(inputs: Inputs, read: ir.Table, subject: Subject) -> ir.Table:
-    """display_id, id (uint32), and for each of _NAMES a weight (float32), 1 for what is met most, null for too little.
-
-    How often an id is met is the sum of the confidences with which the pages are about it.
-    """
-    known = about(inputs, subject)
-    known = known.select("document_id", id=known.id.cast("uint32"), weight=(known.weight * UNIT).round().cast("int64"))
-    met = read.inner_join(inputs.once(known), "document_id")
-    by_id = met.group_by(["display_id", "id"]).aggregate(
-        interest=met.weight.sum(where=met.before).fill_null(0).cast("int64"), profile=met.weight.sum().cast("int64")
-    )
-    most = by_id.group_by("display_id").aggregate(**{f"most_{name}": by_id[name].max() for name in _NAMES})
-    both = by_id.inner_join(most, "display_id")
-    weights = {}
-    for name in _NAMES:
-        times, top = both[name], both[f"most_{name}"].nullif(0)
-        ratio = times.cast("float64") / top.cast("float64")
-        weights[name] = ibis.ifelse(times * _RARER >= top, ratio * ratio * ratio, ibis.null()).cast("float32")
-    return both.select("display_id", "id", **weights)
+def _cubed(met: Sums) -> Bags:
+    """The lists of how often ids are met, which is the sum of the confidences with which the pages are about them: the
+    weight is 1 for what is met most."""
+    lengths = np.diff(met.offsets)
+    display, most = np.repeat(np.arange(len(lengths)), lengths), np.zeros(len(lengths), np.int64)
+    most[lengths > 0] = np.maximum.reduceat(met.weights, met.offsets[:-1][lengths > 0]) if len(display) else 0
+    kept = (met.weights * _RARER >= most[display]) & (most[display] > 0)
+    ratio = met.weights[kept] / most[display[kept]]
+    offsets = np.append(0, np.cumsum(np.bincount(display[kept], minlength=len(lengths))))
+    return Bags(offsets, met.ids[kept], (ratio * ratio * ratio).astype(np.float32))
 
 
 GROUP = Group(
@@ -78,6 +70,5 @@ GROUP = Group(
         for subject in SUBJECTS
         for name, (pages, scope) in _NAMES.items()
     ),
-    build=build,
-    shorter=2,  # four lists in each row
+    walk=walk,
 )

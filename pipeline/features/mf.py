@@ -5,19 +5,21 @@ Hu, Koren, Volinsky 2008 (pipeline.collaborative.ials), fitted anew each night (
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.collaborative.attributes import read_attributes
-from pipeline.collaborative.displays import Chunk, Columns, by_morning, gap_to_best_rival, write_columns_of
 from pipeline.collaborative.ials import FactorConfig
 from pipeline.collaborative.nightly import NightlyFactors, products
 from pipeline.collaborative.viewed import read_viewed
 from pipeline.core.config import check
 from pipeline.core.engine import Engine
-from pipeline.features.base import Group, Learner, Sources, Write
+from pipeline.features.base import Group, Learner, Sources
+from pipeline.features.displays import Chunk, Numbers, Walk, by_morning, gap_to_best_rival
 from pipeline.schemas.features import Column
+from pipeline.schemas.impressions import Part
 
 #: How many numbers of each factor become columns.
 SHOWN = 4
@@ -41,23 +43,15 @@ class Config(FactorConfig):
             check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
 
 
-def fit(engine: Engine, sources: Sources, config: Config) -> Write:
-    """Fit the factors of each morning; what is returned writes a part's columns."""
+def fit(engine: Engine, sources: Sources, config: Config) -> Callable[[Part], Walk]:
+    """Fit the factors of each morning; what is returned describes rows."""
     attributes = read_attributes(engine, sources.tables, ("topic", "category"))
     viewed = read_viewed(engine, sources.tables, sources.info.views_until, config.users)
     factors = NightlyFactors(config, config.least, config.nightly_sweeps, attributes, engine.runtime.cores).fit(viewed)
-    names = tuple(column.name for column in GROUP.columns)
-    return lambda part, path: write_columns_of(
-        sources.impressions(part),
-        sources.views(part),
-        lambda chunk: score(factors, chunk),
-        names,
-        path,
-        engine.runtime.cores,
-    )
+    return lambda part: Walk(lambda chunk: score(factors, chunk))
 
 
-def score(factors: NightlyFactors, chunk: Chunk) -> Columns:
+def score(factors: NightlyFactors, chunk: Chunk) -> Numbers:
     """The columns of a chunk of displays, each with the factors of its morning."""
     columns = {column.name: np.full(len(chunk.row), np.nan, np.float32) for column in GROUP.columns}
     display_of_row, before = chunk.display_of_row, chunk.beside["delay"] < 0

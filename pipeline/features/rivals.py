@@ -3,55 +3,129 @@ against theirs."""
 
 from __future__ import annotations
 
-import ibis
-import ibis.expr.types as ir
+from dataclasses import dataclass
 
-from pipeline.core.relational import look_up
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.compiled import compiled
+from pipeline.core.engine import Engine
 from pipeline.features.base import Group, Inputs
-from pipeline.features.smoothing import AD_KEYS, add_rates
+from pipeline.features.displays import Bags, Chunk, Columns, Walk, gap_to_best_rival
+from pipeline.features.smoothing import AD_KEYS, fold_of, rates
+from pipeline.features.vectors import Index
 from pipeline.schemas.features import MULTI_TYPE, Column
+
+Longs = NDArray[np.int64]
 
 #: What the multi-valued fields list: name -> key column.
 _LISTED = {name: key for name, key in AD_KEYS.items() if name != "advertiser"}
 
 
-def build(inputs: Inputs) -> ir.Table:
+@dataclass(frozen=True, slots=True)
+class _Lifts:
+    """What a part's rows may know of a key's lift (smoothing.rates), by its place in the index and their fold."""
+
+    known: Index
+    values: NDArray[np.float64]  # (keys, folds of history, 1 for target)
+
+    def of(self, keys: Longs, display_id: Longs) -> NDArray[np.float64]:
+        """(N,), 0 where nothing is known."""
+        places = self.known.places(keys)
+        return np.where(places < 0, 0.0, self.values[places, fold_of(display_id, self.values.shape[1])])
+
+
+def walk(engine: Engine, inputs: Inputs) -> Walk:
+    lifts = {key: _read_lifts(engine, inputs, key) for key in AD_KEYS.values()}
+    return Walk(lambda chunk: _describe(lifts, chunk), columns=("ad_id", "campaign_id", "advertiser_id"))
+
+
+def _read_lifts(engine: Engine, inputs: Inputs, key: str) -> _Lifts:
+    folds = inputs.smoothing.folds if inputs.part == "history" else 1
+    rows = engine.to_arrow(rates(inputs, key).drop("shows", "rate"))
+    keys, places = np.unique(rows[key].to_numpy().astype(np.int64), return_inverse=True)
+    values = np.zeros((max(1, len(keys)), folds))
+    values[places, rows["fold"].to_numpy() if folds > 1 else 0] = rows["lift"].to_numpy()
+    return _Lifts(Index(keys), values)
+
+
+def _describe(lifts: dict[str, _Lifts], chunk: Chunk) -> Columns:
     """rank: 1 for the display's best lift, ties share it. gap: the lift less that of the best rival, 0 without one."""
-    table = _add_viewed(inputs, _add_lists(add_rates(inputs, AD_KEYS)))
-    features = {}
-    for key in AD_KEYS:
-        lift = table[f"{key}_lift"]
-        best_first = ibis.window(group_by="display_id", order_by=[lift.desc(), table.row])
-        is_best = ibis.row_number().over(best_first) == 0
-        rival = ibis.ifelse(is_best, lift.lead().over(best_first), lift.first().over(best_first))
-        features[f"{key}_rank"] = ibis.rank().over(ibis.window(group_by="display_id", order_by=lift.desc())) + 1
-        features[f"{key}_gap"] = (lift - rival).fill_null(0)
-    return table.mutate(rivals=table.ads.cast("int16") - 1, **features)
+    keys = {**chunk.more, "ad_document_id": chunk.ad_document}
+    ads, display_id = np.diff(chunk.offsets), chunk.display_id[chunk.display_of_row]
+    columns: dict[str, NDArray[np.float32] | Bags] = {
+        "rivals": (ads - 1).astype(np.float32)[chunk.display_of_row],
+        **{f"rival_{name}": _others(chunk.offsets, keys[key]) for name, key in _LISTED.items()},
+        **_viewed(chunk),
+    }
+    for name, key in AD_KEYS.items():
+        lift, rank = lifts[key].of(keys[key], display_id), np.empty(len(display_id), np.float32)
+        _rank(chunk.offsets, lift, rank)
+        columns |= {f"{name}_rank": rank, f"{name}_gap": gap_to_best_rival(lift, chunk.offsets)}
+    return columns
 
 
-def _add_lists(table: ir.Table) -> ir.Table:
-    """Add for each name `rival_NAME`: the other ads' key, those that are known, in the order of the ads."""
-    ad = ibis.struct({key: table[key] for key in _LISTED.values()})  # the id of the ad first: it sorts them
-    shown = table.group_by("display_id").aggregate(ad.collect().name("shown"))
-    table = look_up(table, shown.mutate(shown=shown.shown.sort()), {"display_id": "display_id"})
-
-    def rivals(key: str) -> ir.Value:
-        others = table.shown.filter(lambda other, own=table.ad_id: (other.ad_id != own) & other[key].notnull())
-        return others.map(lambda other: ibis.struct({"id": other[key], "weight": ibis.literal(1, "float32")}))
-
-    return table.mutate(**{f"rival_{name}": rivals(key) for name, key in _LISTED.items()}).drop("shown")
+def _others(offsets: Longs, keys: Longs) -> Bags:
+    """The other ads' key for each ad, those that are known, in the order of the ads."""
+    ends, found = np.zeros(len(keys) + 1, np.int64), np.empty(int((np.diff(offsets) ** 2).sum()), np.uint32)
+    _list(offsets, keys, ends, found)
+    return Bags(ends, found[: ends[-1]].copy(), np.ones(ends[-1], np.float32))
 
 
-def _add_viewed(inputs: Inputs, table: ir.Table) -> ir.Table:
-    """Add of how many rivals the user viewed the document before and after the display."""
-    views = inputs.views
-    viewed = views.group_by(["display_id", "document_id"]).aggregate(
-        before=(views.delay < 0).any(), after=(views.delay >= 0).any()
-    )
-    table = look_up(table, viewed, {"display_id": "display_id", "ad_document_id": "document_id"})
-    flags = {when: table[when].fill_null(False).cast("int64") for when in ("before", "after")}
-    display = ibis.window(group_by="display_id")
-    return table.mutate(**{f"rivals_viewed_{when}": flag.sum().over(display) - flag for when, flag in flags.items()})
+def _viewed(chunk: Chunk) -> Columns:
+    """Of how many rivals the user viewed the document before and after the display."""
+    before, after = (np.zeros(len(chunk.row), np.float32) for _ in range(2))
+    borders = chunk.beside_offsets, chunk.after_offsets
+    _find(*borders, chunk.beside["document_id"], chunk.offsets, chunk.ad_document, before, after)
+    return {
+        f"rivals_viewed_{when}": np.add.reduceat(found, chunk.offsets[:-1])[chunk.display_of_row] - found
+        for when, found in {"before": before, "after": after}.items()
+    }
+
+
+@compiled
+def _rank(offsets: Longs, values: NDArray[np.float64], ranks: NDArray[np.float32]) -> None:
+    """1 + how many of its display's values are above each one. values, ranks: (N,)."""
+    for d in range(len(offsets) - 1):
+        for n in range(offsets[d], offsets[d + 1]):
+            above = 1
+            for other in range(offsets[d], offsets[d + 1]):
+                above += values[other] > values[n]
+            ranks[n] = above
+
+
+@compiled
+def _list(offsets: Longs, keys: Longs, ends: Longs, others: NDArray[np.uint32]) -> None:
+    """keys: (N,), -1 if unknown. ends: (N + 1,), where each list of others ends."""
+    end = 0
+    for d in range(len(offsets) - 1):
+        for n in range(offsets[d], offsets[d + 1]):
+            for other in range(offsets[d], offsets[d + 1]):
+                if other != n and keys[other] >= 0:
+                    others[end] = keys[other]
+                    end += 1
+            ends[n + 1] = end
+
+
+@compiled
+def _find(
+    borders: Longs,
+    after: Longs,
+    viewed: Longs,
+    offsets: Longs,
+    documents: Longs,
+    found_before: NDArray[np.float32],
+    found_after: NDArray[np.float32],
+) -> None:
+    """Whether each of the documents (N,) is among those viewed before and after its display."""
+    for d in range(len(after)):
+        for n in range(offsets[d], offsets[d + 1]):
+            for v in range(borders[d], borders[d + 1]):
+                if viewed[v] == documents[n] and documents[n] >= 0:
+                    if v < after[d]:
+                        found_before[n] = 1
+                    else:
+                        found_after[n] = 1
 
 
 def _number(name: str, meaning: str, scope: str | None = None, per: str = "impression") -> Column:
@@ -77,5 +151,5 @@ GROUP = Group(
             )
         ),
     ),
-    build=build,
+    walk=walk,
 )

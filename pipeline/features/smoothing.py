@@ -7,7 +7,7 @@ history. Counts of history are scaled by folds / (folds - 1), so that both parts
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ibis
 import ibis.expr.types as ir
@@ -48,7 +48,12 @@ class SmoothingConfig:
 
 def fold(table: ir.Table, folds: int) -> ir.Column:
     """The fold of each row's display: a multiplicative hash (Knuth), the same on every engine, without overflow."""
-    return ((table.display_id.cast("int64") % 2**31 * 2_654_435_761) // 65_536 % folds).cast("int8")
+    return fold_of(table.display_id.cast("int64"), folds).cast("int8")
+
+
+def fold_of(display_id: Any, folds: int) -> Any:
+    """The same of numbers (int64), whatever they stand in."""
+    return display_id % 2**31 * 2_654_435_761 // 65_536 % folds
 
 
 def counts(history: ir.Table, keys: list[str], folds: int) -> ir.Table:
@@ -128,7 +133,7 @@ def add_rates(inputs: Inputs, keys: dict[str, str]) -> ir.Table:
     lookups = []
     for name, key in keys.items():
         measures = {f"{name}_{measure}": measure for measure in ("shows", "rate", "lift")}
-        lookups.append((inputs.once(_rates(inputs, key)).rename(measures), key_of(inputs, [key])))
+        lookups.append((inputs.once(rates(inputs, key)).rename(measures), key_of(inputs, [key])))
     table = look_up_all(table, lookups)
     prior = inputs.smoothing.strength * base_rate(inputs)
     unknown = {"shows": 0, "rate": (prior / (inputs.smoothing.strength - prior)).ln(), "lift": 0}
@@ -141,7 +146,7 @@ def add_rates(inputs: Inputs, keys: dict[str, str]) -> ir.Table:
     )
 
 
-def _rates(inputs: Inputs, key: str) -> ir.Table:
+def rates(inputs: Inputs, key: str) -> ir.Table:
     """The look-up of `shows`, `rate` and `lift` of a key, as far as a row may know them."""
     strength = inputs.smoothing.strength
     table = known(inputs, inputs.once(counts(inputs.history, [key], inputs.smoothing.folds)), [key])

@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import ibis
 import ibis.expr.types as ir
 
-from pipeline.core.relational import look_up_all
 from pipeline.features.base import Inputs
 from pipeline.schemas.features import MULTI_TYPE, Column, Scope
 
@@ -41,6 +40,11 @@ def about(inputs: Inputs, label: Label) -> ir.Table:
     return table
 
 
+def in_units(table: ir.Table) -> ir.Table:
+    """The same with whole weights (int64), in UNITs."""
+    return table.mutate(weight=(table.weight * UNIT).round().cast("int64"))
+
+
 def strongest(inputs: Inputs, subject: Subject) -> ir.Table:
     """document_id, SUBJECT: what each document is most about; of equals the smaller id."""
     table = about(inputs, subject)
@@ -53,14 +57,6 @@ def bags(table: ir.Table, key: str, name: str) -> ir.Table:
     """key -> NAME: a list of {id, weight}, sorted by id, from rows of key, id and weight."""
     pair = ibis.struct({"id": table.id, "weight": table.weight})
     return table.group_by(key).aggregate(pair.collect().name(name)).mutate(**{name: ibis._[name].sort()})
-
-
-def look_up_bags(impressions: ir.Table, found: list[ir.Table]) -> ir.Table:
-    """Add lists by `display_id` to the first row of each display, null in all others: their file holds no more, and to
-    join and to sort a list for every ad takes its time."""
-    first = ibis.ifelse(impressions.first, impressions.display_id, ibis.null())
-    table = impressions.mutate(first_display_id=first)
-    return look_up_all(table, [(bag, {"first_display_id": "display_id"}) for bag in found]).drop("first_display_id")
 
 
 def list_column(name: str, meaning: str, scope: Scope) -> Column:

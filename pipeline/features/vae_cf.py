@@ -6,21 +6,24 @@ Liang et al. 2018 (pipeline.collaborative.mult_vae), learning on each night (pip
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 
 from pipeline.collaborative.attributes import Attributes, Subject, read_attributes
-from pipeline.collaborative.displays import Chunk, Columns, by_morning, gap_to_best_rival, write_columns_of
 from pipeline.collaborative.mult_vae import Tastes, VAEConfig
 from pipeline.collaborative.nightly import products
 from pipeline.collaborative.nightly_tastes import fit_tastes
+from pipeline.collaborative.products import one_thread
 from pipeline.collaborative.viewed import read_viewed
 from pipeline.core.config import check
 from pipeline.core.engine import Engine
-from pipeline.features.base import Group, Learner, Sources, Write
+from pipeline.features.base import Group, Learner, Sources
+from pipeline.features.displays import Chunk, Numbers, Walk, by_morning, gap_to_best_rival
 from pipeline.schemas.features import Column
+from pipeline.schemas.impressions import Part
 
 #: How many numbers of the taste, and of a document in its space, become columns.
 SHOWN = 4
@@ -45,23 +48,15 @@ class Config(VAEConfig):
             check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
 
 
-def fit(engine: Engine, sources: Sources, config: Config) -> Write:
-    """Fit the network of each morning; what is returned writes a part's columns."""
+def fit(engine: Engine, sources: Sources, config: Config) -> Callable[[Part], Walk]:
+    """Fit the network of each morning; what is returned describes rows."""
     attributes = read_attributes(engine, sources.tables, SUBJECTS, config.least)
     viewed = read_viewed(engine, sources.tables, sources.info.views_until, config.users)
     mornings = fit_tastes(viewed, attributes, config)
-    names = tuple(column.name for column in GROUP.columns)
-    return lambda part, path: write_columns_of(
-        sources.impressions(part),
-        sources.views(part),
-        lambda chunk: score(mornings, attributes, chunk, config.explore),
-        names,
-        path,
-        engine.runtime.cores,
-    )
+    return lambda part: Walk(lambda chunk: score(mornings, attributes, chunk, config.explore))
 
 
-def score(mornings: dict[int, Tastes], attributes: Attributes, chunk: Chunk, explore: int | None = None) -> Columns:
+def score(mornings: dict[int, Tastes], attributes: Attributes, chunk: Chunk, explore: int | None = None) -> Numbers:
     """The columns of a chunk of displays, each with the network of its morning."""
     columns = {column.name: np.full(len(chunk.row), np.nan, np.float32) for column in GROUP.columns}
     before = chunk.beside["delay"] < 0
@@ -89,7 +84,7 @@ def score(mornings: dict[int, Tastes], attributes: Attributes, chunk: Chunk, exp
 
 
 def _add_lifts(
-    columns: Columns,
+    columns: Numbers,
     rows: np.ndarray,
     tastes: Tastes,
     z: np.ndarray,
@@ -129,5 +124,5 @@ GROUP = Group(
         *(_column(f"vae_cf_user_{k}", f"number {k} of the user's taste", "display") for k in range(SHOWN)),
         *(_column(f"vae_cf_ad_{k}", f"number {k} of the promoted document in that space") for k in range(SHOWN)),
     ),
-    learner=Learner(config=Config, fit=fit),
+    learner=Learner(config=Config, fit=fit, around=one_thread),
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import ibis
-import ibis.expr.types as ir
+import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.core.relational import look_up
+from pipeline.core.compiled import compiled
+from pipeline.core.engine import Engine
 from pipeline.features.base import Group, Inputs
-from pipeline.features.subjects import UNIT, Label, about, bags, list_column, look_up_bags
+from pipeline.features.displays import Bags, Chunk, Columns, Walk
+from pipeline.features.subjects import UNIT, Label, about, in_units, list_column
+from pipeline.features.vectors import Read, Vectors, read_vectors
 from pipeline.schemas.features import Column, Scope
 
 #: How many of the latest views before the display make the fields, and of the first ones after it.
@@ -29,47 +32,87 @@ _COUNTS = {f"views_{side}": (side, f"pages that the user viewed {side} the displ
 }
 
 
-def build(inputs: Inputs) -> ir.Table:
-    views = inputs.views
-    side = ibis.window(group_by=["display_id", views.delay < 0], order_by=[views.delay.abs(), views.document_id])
-    near = views.mutate(nearness=ibis.row_number().over(side))
-    near = near.filter(near.nearness < LATEST)
-    lists = []
-    for field, chosen in {"viewed": near.delay < 0, "next": (near.delay >= 0) & (near.delay < HOUR_MS)}.items():
-        documents = near.filter(chosen).select("display_id", "document_id")
-        counted = documents.group_by(["display_id", "document_id"]).aggregate(times=documents.count())
-        lists += [bag.rename({f"{field}_{label}": "bag"}) for label, bag in _bags(inputs, counted).items()]
-    table = look_up_bags(inputs.impressions, lists)
-    table = look_up(table, _counts(views), {"display_id": "display_id"})
-    return table.mutate(**{name: (table[name].fill_null(0) + 1).ln() for name in _COUNTS})
+def walk(engine: Engine, inputs: Inputs) -> Walk:
+    vectors = {label: read_vectors(engine, in_units(about(inputs, label))) for label in _LABELS}
+    return Walk(lambda chunk: {**_lists(vectors, chunk), **_counts(chunk)})
 
 
-def _counts(views: ir.Table) -> ir.Table:
-    """display_id -> the numbers of views, as _COUNTS names them."""
-    counts = {}
-    for side, chosen in {"before": views.delay < 0, "after": views.delay >= 0}.items():
-        counts[f"views_{side}"] = views.count(where=chosen)
-        for traffic, number in _TRAFFIC.items():
-            counts[f"{traffic}_{side}"] = views.count(where=chosen & (views.traffic_source == number))
-    return views.group_by("display_id").aggregate(**counts)
+def _lists(vectors: dict[Label, Vectors], chunk: Chunk) -> Columns:
+    """For each field the documents, and what they are known by: the weight is the number of views of documents with
+    that id, or the sum of their confidences."""
+    delay, document = chunk.beside["delay"], chunk.beside["document_id"]
+    after, columns = chunk.after_offsets, {}
+    for field, borders in {
+        "viewed": (chunk.beside_offsets[:-1], after),
+        "next": (after, after + _within(chunk, HOUR_MS)),
+    }.items():
+        offsets = np.zeros(len(after) + 1, np.int64)
+        found, times = np.empty(LATEST * len(after), np.int64), np.empty(LATEST * len(after), np.int32)
+        _choose(*borders, delay, document, LATEST, offsets, found, times)
+        found, times = found[: offsets[-1]], times[: offsets[-1]]
+        columns[f"{field}_document"] = Bags(offsets, found.astype(np.uint32), times.astype(np.float32))
+        for label, known in vectors.items():
+            sums = known.sums(Read(offsets[:-1], offsets[1:], known.documents.places(found), times))
+            columns[f"{field}_{label}"] = Bags(sums.offsets, sums.ids, (sums.weights / UNIT).astype(np.float32))
+    return columns
 
 
-def _bags(inputs: Inputs, counted: ir.Table) -> dict[str, ir.Table]:
-    """For each label display_id -> bag: a list of {id, weight}, the weight the number of views of documents with that
-    id, or the sum of their confidences; from display_id, document_id, times."""
-    found: dict[str, ir.Table] = {
-        "document": counted.select("display_id", id=counted.document_id, weight=counted.times * UNIT)
-    }
-    for label in _LABELS:
-        known = about(inputs, label)
-        known = inputs.once(known.mutate(weight=(known.weight * UNIT).round().cast("int64")))
-        joined = counted.inner_join(known, "document_id")
-        found[label] = joined.select("display_id", "id", weight=joined.times * joined.weight)
-    totals: dict[str, ir.Table] = {}
-    for name, rows in found.items():
-        total = rows.group_by(["display_id", "id"]).aggregate(weight=(rows.weight.sum() / UNIT).cast("float32"))
-        totals[name] = bags(total.mutate(id=total.id.cast("uint32")), "display_id", "bag")
-    return totals
+def _within(chunk: Chunk, time: int) -> NDArray[np.int64]:
+    """(D,): the number of views within some time after each display."""
+    delay = chunk.beside["delay"]
+    return np.bincount(chunk.display_of_beside[(delay >= 0) & (delay < time)], minlength=len(chunk.page))
+
+
+def _counts(chunk: Chunk) -> Columns:
+    """The numbers of views, as _COUNTS names them."""
+    columns, delay, source = {}, chunk.beside["delay"], chunk.beside["traffic_source"]
+    for side, chosen in {"before": delay < 0, "after": delay >= 0}.items():
+        traffic = {f"{name}_{side}": chosen & (source == number) for name, number in _TRAFFIC.items()}
+        for name, those in {f"views_{side}": chosen, **traffic}.items():
+            counts = np.bincount(chunk.display_of_beside[those], minlength=len(chunk.page))
+            columns[name] = np.log(counts + 1).astype(np.float32)[chunk.display_of_row]
+    return columns
+
+
+@compiled
+def _choose(
+    begins: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    delay: NDArray[np.int64],
+    document: NDArray[np.int64],
+    most: int,
+    offsets: NDArray[np.int64],
+    documents: NDArray[np.int64],
+    times: NDArray[np.int32],
+) -> None:
+    """The `most` views of each display that are nearest to it, as documents, ascending, and how often each comes.
+
+    begins, ends: (D,), the views of each display on one side of it, by ascending delay and document. Of those with
+    equal delay the lower documents count as nearer.
+    """
+    end = 0
+    for d in range(len(begins)):
+        low, high, start = begins[d], ends[d], end
+        ties = 0  # views that are as far away as the first one, before it: they have lower documents
+        if high - low > most and delay[low] >= 0:
+            high = low + most
+        elif high - low > most:
+            low = high - most
+            while low - ties > begins[d] and delay[low - ties - 1] == delay[low]:
+                ties += 1
+        for v in range(low, high):
+            one = document[v - ties if delay[v] == delay[low] else v]
+            at = end
+            while at > start and documents[at - 1] > one:
+                at -= 1
+            if at > start and documents[at - 1] == one:
+                times[at - 1] += 1
+                continue
+            for after in range(end, at, -1):
+                documents[after], times[after] = documents[after - 1], times[after - 1]
+            documents[at], times[at] = one, 1
+            end += 1
+        offsets[d + 1] = end
 
 
 GROUP = Group(
@@ -92,6 +135,5 @@ GROUP = Group(
             for name, (side, meaning) in _COUNTS.items()
         ),
     ),
-    build=build,
-    shorter=2,  # ten lists in each row
+    walk=walk,
 )

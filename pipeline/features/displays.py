@@ -1,42 +1,59 @@
-"""Displays with what their users did before, read in order by chunks of a fixed number, for what is no relational
-algebra; and the columns that are computed from them, written in the order of the impressions.
+"""Displays with what their users viewed around them, read in order by chunks of a fixed number, for what is no
+relational algebra, or a dear one; and the columns that are computed from them, written in the impressions' order.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.collaborative.products import one_thread
-from pipeline.core.files import atomic_path
+from pipeline.core.engine import write_tables
 from pipeline.core.progress import bar
+from pipeline.schemas.features import Column
 from pipeline.schemas.raw import DAY_MS
 
 M = TypeVar("M")
 Longs = NDArray[np.int64]
-#: Name -> a number for each row (N,), NaN where unknown.
-Columns = dict[str, NDArray[np.float32]]
 
 #: Displays that are held at once.
 CHUNK = 1 << 16
-_ROW_GROUP = 122_880
+
+
+@dataclass(frozen=True, slots=True)
+class Bags:
+    """A list of ids with weights for each of D displays, or for each of N rows; unknown where it is empty.
+
+    ids (uint32), weights (float32): (E,), those of list i at offsets[i] : offsets[i + 1].
+    """
+
+    offsets: Longs
+    ids: NDArray[np.uint32]
+    weights: NDArray[np.float32]
+
+
+#: Name -> a number for each row (N,), NaN where unknown.
+Numbers = dict[str, NDArray[np.float32]]
+#: Name -> numbers, or lists.
+Columns = Mapping[str, NDArray[np.float32] | Bags]
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """D displays in a row, N ads. A document, page or day is -1 where none is known.
 
-    display_id, page, day: (D,). row, ad_document: (N,), those of display d at offsets[d] : offsets[d + 1].
-    beside: columns of the file that is read in step, those of display d at beside_offsets[d] : beside_offsets[d + 1].
+    display_id, page, day: (D,). row, ad_document, and more (the columns that a Walk names): (N,), those of display d at
+    offsets[d] : offsets[d + 1], by ascending ad_id. beside: columns of the file that is read in step, those of display
+    d at beside_offsets[d] : beside_offsets[d + 1].
     """
 
     display_id: Longs
@@ -45,6 +62,7 @@ class Chunk:
     offsets: Longs
     row: Longs
     ad_document: Longs
+    more: dict[str, Longs]
     beside_offsets: Longs
     beside: dict[str, Longs]
 
@@ -58,23 +76,42 @@ class Chunk:
         """The same for the rows of the other file."""
         return np.repeat(np.arange(len(self.page)), np.diff(self.beside_offsets))
 
+    @property
+    def after_offsets(self) -> Longs:
+        """(D,): where among the rows of the other file, which are sorted by `delay`, those after each display begin."""
+        before = np.bincount(self.display_of_beside[self.beside["delay"] < 0], minlength=len(self.page))
+        return self.beside_offsets[:-1] + before
 
-def chunks(impressions: Path, beside: Path, size: int = CHUNK) -> Iterator[Chunk]:
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """How a part's rows are described, chunk by chunk.
+
+    columns: further ones of the impressions, whole numbers. beside: the file that is read in step with them, if it is
+    not what the users of the displays viewed.
+    """
+
+    compute: Callable[[Chunk], Columns]
+    columns: tuple[str, ...] = ()
+    beside: Path | None = None
+
+
+def chunks(impressions: Path, beside: Path, more: tuple[str, ...] = (), size: int = CHUNK) -> Iterator[Chunk]:
     """Walk through impressions and, in step, through another file that is sorted by display_id, too."""
-    names = ["row", "display_id", "first", "document_id", "timestamp", "ad_document_id"]
+    names = ["row", "display_id", "first", "document_id", "timestamp", "ad_document_id", *more]
     follow = _Follower(beside)
     rest = pq.read_schema(impressions).empty_table().select(names)
     for batch in pq.ParquetFile(impressions).iter_batches(CHUNK, columns=names):
         rest = pa.concat_tables([rest, pa.Table.from_batches([batch]).select(names)])
         starts = np.flatnonzero(rest["first"].to_numpy())
         while len(starts) > size:  # the display after the last one shows that the last one is whole
-            yield _chunk(rest[: starts[size]], starts[:size], follow)
+            yield _chunk(rest[: starts[size]], starts[:size], more, follow)
             rest, starts = rest[starts[size] :], starts[size:] - starts[size]
     if len(rest):
-        yield _chunk(rest, np.flatnonzero(rest["first"].to_numpy()), follow)
+        yield _chunk(rest, np.flatnonzero(rest["first"].to_numpy()), more, follow)
 
 
-def _chunk(rows: pa.Table, starts: Longs, follow: _Follower) -> Chunk:
+def _chunk(rows: pa.Table, starts: Longs, more: tuple[str, ...], follow: _Follower) -> Chunk:
     display_id = whole_numbers(rows["display_id"])[starts]
     timestamp = whole_numbers(rows["timestamp"])[starts]
     beside_offsets, beside = follow(display_id)
@@ -85,6 +122,7 @@ def _chunk(rows: pa.Table, starts: Longs, follow: _Follower) -> Chunk:
         offsets=np.append(starts, len(rows)),
         row=whole_numbers(rows["row"]),
         ad_document=whole_numbers(rows["ad_document_id"]),
+        more={name: whole_numbers(rows[name]) for name in more},
         beside_offsets=beside_offsets,
         beside=beside,
     )
@@ -127,41 +165,48 @@ def whole_numbers(column: pa.ChunkedArray) -> Longs:
     return np.asarray(column.cast(pa.int64()).fill_null(-1).to_numpy())
 
 
-def write_columns_of(
-    impressions: Path,
-    beside: Path,
-    compute: Callable[[Chunk], Columns],
-    names: tuple[str, ...],
-    path: Path,
-    threads: int = 1,
+def write_walk(
+    walk: Walk, impressions: Path, views: Path, columns: tuple[Column, ...], path: Path, threads: int = 1
 ) -> None:
-    """Write `row`, `first` and what `compute` gives for each chunk, as float32, null where it is NaN.
+    """Write `row`, `first` and the columns that are computed for each chunk.
 
     threads: how many chunks are computed at once; each is computed by one thread, so their number changes nothing.
     """
-    types = [("row", pa.int64()), ("first", pa.bool_()), *((name, pa.float32()) for name in names)]
-    total = pq.read_metadata(impressions).num_rows
-    with (
-        atomic_path(path) as partial,
-        pq.ParquetWriter(partial, pa.schema(types), compression="zstd") as writer,
-        bar(total, path.parent.name.strip(".")) as shown,
-    ):
-        for chunk, columns in _computed(chunks(impressions, beside), compute, threads):
-            first = np.zeros(len(chunk.row), bool)
-            first[chunk.offsets[:-1]] = True
-            arrays = [pa.array(columns[name], pa.float32(), from_pandas=True) for name in names]
-            table = pa.Table.from_arrays([pa.array(chunk.row), pa.array(first), *arrays], schema=writer.schema)
-            writer.write_table(table, row_group_size=_ROW_GROUP)
-            shown.update(len(chunk.row))
+    types = {column.name: ibis.dtype(column.dtype).to_pyarrow() for column in columns}
+
+    def described() -> Iterator[pa.Table]:
+        with bar(pq.read_metadata(impressions).num_rows, path.parent.name.strip(".")) as shown:
+            read = chunks(impressions, walk.beside or views, walk.columns)
+            for chunk, found in _computed(read, walk.compute, threads):
+                first = np.zeros(len(chunk.row), bool)
+                first[chunk.offsets[:-1]] = True
+                arrays = {name: _array(found[name], kind, chunk) for name, kind in types.items()}
+                yield pa.table({"row": chunk.row, "first": first, **arrays})
+                shown.update(len(chunk.row))
+
+    write_tables(described(), path)
+
+
+def _array(values: NDArray[np.float32] | Bags, kind: pa.DataType, chunk: Chunk) -> pa.Array:
+    """A column of a chunk (N,); a display's list stands in its first row, and all others are null."""
+    if not isinstance(values, Bags):
+        return pa.array(values, kind, from_pandas=True)
+    lengths = np.diff(values.offsets)
+    if len(lengths) < len(chunk.row):
+        by_display, lengths = lengths, np.zeros(len(chunk.row), np.int64)
+        lengths[chunk.offsets[:-1]] = by_display
+    pairs = pa.StructArray.from_arrays([pa.array(values.ids), pa.array(values.weights)], fields=list(kind.value_type))
+    offsets = np.append(np.int32(0), np.cumsum(lengths, dtype=np.int32))
+    return pa.ListArray.from_arrays(pa.array(offsets), pairs, type=kind, mask=pa.array(lengths == 0))
 
 
 def _computed(
-    walk: Iterator[Chunk], compute: Callable[[Chunk], Columns], threads: int
+    read: Iterator[Chunk], compute: Callable[[Chunk], Columns], threads: int
 ) -> Iterator[tuple[Chunk, Columns]]:
     """The chunks in order, each with its columns; as many as there are threads are computed ahead."""
     ahead: deque[tuple[Chunk, Future[Columns]]] = deque()
-    with one_thread(), ThreadPoolExecutor(threads) as pool:
-        for chunk in walk:
+    with ThreadPoolExecutor(threads) as pool:
+        for chunk in read:
             ahead.append((chunk, pool.submit(compute, chunk)))
             if len(ahead) > threads:
                 known, columns = ahead.popleft()

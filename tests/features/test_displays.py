@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.collaborative import displays
-from pipeline.collaborative.displays import Chunk, Columns, chunks, gap_to_best_rival, write_columns_of
+from pipeline.features import displays
+from pipeline.features.displays import Bags, Chunk, Columns, Walk, chunks, gap_to_best_rival, write_walk
+from pipeline.schemas.features import MULTI_TYPE, Column
 from pipeline.schemas.impressions import PARTS
 from pipeline.schemas.raw import DAY_MS
 
@@ -20,7 +22,9 @@ def test_chunks_are_the_files_cut_at_displays(splits: dict[str, Path], views: di
     for part in PARTS:
         rows = pq.read_table(splits["validation"] / f"{part}.parquet")
         beside = pq.read_table(views["validation"] / f"{part}.parquet")
-        found = list(chunks(splits["validation"] / f"{part}.parquet", views["validation"] / f"{part}.parquet", size))
+        found = list(
+            chunks(splits["validation"] / f"{part}.parquet", views["validation"] / f"{part}.parquet", size=size)
+        )
         assert [len(c.page) for c in found[:-1]] == [size] * (len(found) - 1)
         assert np.concatenate([c.row for c in found]).tolist() == rows["row"].to_pylist()
         assert (
@@ -40,23 +44,36 @@ def test_chunks_are_the_files_cut_at_displays(splits: dict[str, Path], views: di
 def test_chunks_that_are_computed_at_once_are_written_in_order(
     splits: dict[str, Path], views: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    monkeypatch.setattr(displays, "chunks", lambda *paths: chunks(*paths, size=37))
+    monkeypatch.setattr(displays, "chunks", partial(chunks, size=37))
     began: list[int] = []
 
     def compute(chunk: Chunk) -> Columns:
         began.append(len(began))
         time.sleep(0.01 / len(began))  # the first takes longest
-        return {"twice": np.where(chunk.row == 3, np.nan, 2 * chunk.row).astype(np.float32)}
+        one, display = np.ones(len(chunk.row), np.float32), chunk.display_id.astype(np.uint32)
+        return {
+            "twice": np.where(chunk.row == 3, np.nan, 2 * chunk.row).astype(np.float32),
+            "of_row": Bags(np.arange(len(one) + 1), chunk.more["ad_id"].astype(np.uint32), one),
+            "of_display": Bags(
+                np.append(0, np.cumsum(display % 2)), display[display % 2 == 1], one[: int((display % 2).sum())]
+            ),
+        }
 
     split, path = splits["validation"], tmp_path / "columns.parquet"
-    beside = views["validation"] / "target.parquet"
-    write_columns_of(split / "target.parquet", beside, compute, ("twice",), path, threads)
+    walk = Walk(compute, columns=("ad_id",), beside=views["validation"] / "target.parquet")
+    kinds = {"twice": "float32", "of_row": MULTI_TYPE, "of_display": MULTI_TYPE}
+    columns = tuple(Column(name=name, kind="multi", dtype=kind, meaning="") for name, kind in kinds.items())
+    write_walk(walk, split / "target.parquet", Path("elsewhere"), columns, path, threads)
     impressions, found = pq.read_table(split / "target.parquet"), pq.read_table(path)
     assert len(began) > 5
     assert found["row"].equals(impressions["row"])
     assert found["first"].equals(impressions["first"])
     rows = range(impressions.num_rows)
     assert found["twice"].to_pylist() == [None if row == 3 else 2 * row for row in rows]
+    assert found["of_row"].to_pylist() == [[{"id": ad, "weight": 1}] for ad in impressions["ad_id"].to_pylist()]
+    shown = zip(impressions["first"].to_pylist(), impressions["display_id"].to_pylist(), strict=True)
+    expected = [[{"id": display, "weight": 1}] if first and display % 2 else None for first, display in shown]
+    assert found["of_display"].to_pylist() == expected
 
 
 def test_gap_to_best_rival() -> None:

@@ -1,0 +1,189 @@
+"""What documents are about, as sparse vectors in memory, and loops that add up those that a user read.
+
+Weights are whole numbers, so no sum depends on its order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ibis.expr.types as ir
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.compiled import compiled
+from pipeline.core.engine import Engine
+
+Longs = NDArray[np.int64]
+Ints = NDArray[np.int32]
+
+
+class Index:
+    """The places of some ids (M,), ascending and unlike each other, by a table of where ids with the same high bits
+    begin; it has about as many entries as there are ids, so that few remain to be compared."""
+
+    def __init__(self, ids: Longs) -> None:
+        self._ids = ids
+        highest = int(ids[-1]) if len(ids) else 0
+        self._shift = max(0, highest.bit_length() - len(ids).bit_length())
+        self._starts = np.searchsorted(ids, np.arange((highest >> self._shift) + 2) << self._shift)
+
+    def places(self, ids: Longs) -> Ints:
+        """Where each of some ids (n,) stands, -1 if it is none of them."""
+        found = np.empty(len(ids), np.int32)
+        _find(self._ids, self._starts, self._shift, ids, found)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What belongs to each of D displays: places of documents at begins[d] : ends[d], and how often each counts."""
+
+    begins: Longs
+    ends: Longs
+    places: Ints
+    times: Ints | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """For each of D displays the ids that it has, ascending, and their weights: those of display d at offsets[d] :
+    offsets[d + 1]."""
+
+    offsets: Longs
+    ids: NDArray[np.uint32]
+    weights: Longs
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """M documents, each with a weight for some of K ids.
+
+    ids: (K,), ascending. offsets: (M + 1,). keys (places in ids), weights: (E,), those of the document at place m at
+    offsets[m] : offsets[m + 1].
+    """
+
+    documents: Index
+    ids: Longs
+    offsets: Longs
+    keys: Ints
+    weights: Longs
+
+    def sums(self, read: Read) -> Sums:
+        """What was read in each display, added up by id."""
+        known = read.places[read.places >= 0]
+        times = np.ones(len(read.places), np.int32) if read.times is None else read.times
+        most = int((self.offsets[known + 1] - self.offsets[known]).sum())  # what is not filled takes no memory
+        keys, sums = np.empty(most, np.int32), np.empty(most, np.int64)
+        offsets, none = np.zeros(len(read.begins) + 1, np.int64), np.full(len(self.ids), -1)
+        vectors = self.offsets, self.keys, self.weights
+        _add_up(read.begins, read.ends, read.places, times, *vectors, none, offsets, keys, sums)
+        return Sums(offsets, self.ids[keys[: offsets[-1]]].astype(np.uint32), sums[: offsets[-1]].copy())
+
+    def cosines(self, read: Read, offsets: Longs, places: Ints) -> NDArray[np.float32]:
+        """(N,): of the sum of what was read in a display and each document at `places`, those of display d at
+        offsets[d] : offsets[d + 1]; NaN if one of both is about nothing."""
+        found = np.empty(len(places), np.float32)
+        none = np.zeros(len(self.ids), np.int64)
+        vectors = self.offsets, self.keys, self.weights
+        _compare(read.begins, read.ends, read.places, *vectors, none, offsets, places, found)
+        return found
+
+
+def read_vectors(engine: Engine, table: ir.Table) -> Vectors:
+    """From document_id, id and weight (whole numbers), in any order; rows in which one is unknown are left out."""
+    table = table.filter(table.document_id.notnull() & table.id.notnull() & table.weight.notnull())
+    rows = engine.to_arrow(table.select("document_id", "id", "weight").order_by(["document_id", "id", "weight"]))
+    documents, first = np.unique(rows["document_id"].to_numpy(), return_index=True)
+    ids, keys = np.unique(rows["id"].to_numpy(), return_inverse=True)
+    offsets = np.append(first, rows.num_rows).astype(np.int64)
+    weights = rows["weight"].to_numpy().astype(np.int64)
+    return Vectors(Index(documents.astype(np.int64)), ids.astype(np.int64), offsets, keys.astype(np.int32), weights)
+
+
+@compiled
+def _find(ids: Longs, starts: Longs, shift: int, wanted: Longs, places: Ints) -> None:
+    """wanted, places: (n,)."""
+    for i in range(len(wanted)):
+        one, high = wanted[i], wanted[i] >> shift
+        places[i] = -1
+        if high < 0 or high + 1 >= len(starts):
+            continue
+        low, end = starts[high], starts[high + 1]
+        while low < end:
+            middle = (low + end) // 2
+            if ids[middle] < one:
+                low = middle + 1
+            else:
+                end = middle
+        if low < starts[high + 1] and ids[low] == one:
+            places[i] = low
+
+
+@compiled
+def _add_up(
+    begins: Longs,
+    ends: Longs,
+    places: Ints,
+    times: Ints,
+    offsets: Longs,
+    keys: Ints,
+    weights: Longs,
+    none: Longs,
+    bag_offsets: Longs,
+    bag_keys: Ints,
+    bag_sums: Longs,
+) -> None:
+    """none: (K,), -1; it is so again in the end."""
+    end = 0
+    for d in range(len(begins)):
+        begin = end
+        for r in range(begins[d], ends[d]):
+            if places[r] < 0:
+                continue
+            for e in range(offsets[places[r]], offsets[places[r] + 1]):
+                if none[keys[e]] < 0:
+                    none[keys[e]] = 0
+                    bag_keys[end] = keys[e]
+                    end += 1
+                none[keys[e]] += times[r] * weights[e]
+        bag_keys[begin:end].sort()
+        for at in range(begin, end):
+            bag_sums[at] = none[bag_keys[at]]
+            none[bag_keys[at]] = -1
+        bag_offsets[d + 1] = end
+
+
+@compiled
+def _compare(
+    begins: Longs,
+    ends: Longs,
+    places: Ints,
+    offsets: Longs,
+    keys: Ints,
+    weights: Longs,
+    none: Longs,
+    row_offsets: Longs,
+    row_places: Ints,
+    cosines: NDArray[np.float32],
+) -> None:
+    """none: (K,), 0; it is so again in the end."""
+    for d in range(len(begins)):
+        square = 0
+        for r in range(begins[d], ends[d]):
+            if places[r] >= 0:
+                for e in range(offsets[places[r]], offsets[places[r] + 1]):
+                    square += weights[e] * (2 * none[keys[e]] + weights[e])
+                    none[keys[e]] += weights[e]
+        for n in range(row_offsets[d], row_offsets[d + 1]):
+            own = product = 0
+            if row_places[n] >= 0:
+                for e in range(offsets[row_places[n]], offsets[row_places[n] + 1]):
+                    own += weights[e] * weights[e]
+                    product += weights[e] * none[keys[e]]
+            length = np.sqrt(np.float64(square) * np.float64(own))
+            cosines[n] = np.float64(product) / length if length > 0 else np.nan
+        for r in range(begins[d], ends[d]):
+            if places[r] >= 0:
+                for e in range(offsets[places[r]], offsets[places[r] + 1]):
+                    none[keys[e]] = 0
