@@ -13,7 +13,7 @@ from pipeline.features.base import Group, Inputs
 from pipeline.features.displays import Chunk, Columns, Walk
 from pipeline.features.subjects import LABELS, Label, weighed
 from pipeline.features.vectors import Read, Vectors, read_vectors
-from pipeline.schemas.features import Column, Scope
+from pipeline.schemas.features import Column, Scope, number
 
 #: side -> (what it is, labels that are compared, scope).
 _SIDES: dict[str, tuple[str, tuple[Label, ...], Scope]] = {
@@ -49,7 +49,7 @@ def _compare(vectors: dict[Label, Vectors], chunk: Chunk) -> Columns:
 def _column(side: str, label: Label) -> Column:
     what, _, scope = _SIDES[side]
     meaning = f"cosine of the {label} vectors (confidence x idf) of {what} and of the promoted document"
-    return Column(name=f"{side}_ad_{label}", kind="numeric", dtype="float32", meaning=meaning, scope=scope)
+    return number(f"{side}_ad_{label}", meaning, scope)
 
 
 GROUP = Group(

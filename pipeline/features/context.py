@@ -6,7 +6,7 @@ import ibis
 import ibis.expr.types as ir
 
 from pipeline.features.base import Group, Inputs
-from pipeline.schemas.features import Column
+from pipeline.schemas.features import category
 from pipeline.schemas.raw import DAY_MS
 
 HOUR_MS = 3_600_000
@@ -21,19 +21,15 @@ def build(inputs: Inputs) -> ir.Table:
     )
 
 
-def _shown(name: str, dtype: str, meaning: str) -> Column:
-    return Column(name=name, kind="categorical", dtype=dtype, meaning=meaning, per="display")
-
-
 GROUP = Group(
     scope="static",
     columns=(
-        _shown("platform", "uint8", "1 desktop, 2 mobile, 3 tablet"),
-        _shown("country", "string", "the user's country"),
-        _shown("region", "string", "the user's country and state"),
-        _shown("dma", "string", "the user's market area (US)"),
-        _shown("hour", "uint8", "hours since 04:00 UTC, the hour at which the competition's days start"),
-        _shown("weekday", "uint8", "days since a Tuesday, modulo 7"),
+        category("platform", "uint8", "1 desktop, 2 mobile, 3 tablet", "display"),
+        category("country", "string", "the user's country", "display"),
+        category("region", "string", "the user's country and state", "display"),
+        category("dma", "string", "the user's market area (US)", "display"),
+        category("hour", "uint8", "hours since 04:00 UTC, the hour at which the competition's days start", "display"),
+        category("weekday", "uint8", "days since a Tuesday, modulo 7", "display"),
     ),
     build=build,
 )

@@ -11,7 +11,7 @@ import ibis.expr.types as ir
 from pipeline.core.relational import LookUp, look_up, look_up_all
 from pipeline.features.base import Group, Inputs
 from pipeline.features.smoothing import AD_KEYS, COUNTS, counts, fold, gains, key_of, scale, sums
-from pipeline.schemas.features import Column
+from pipeline.schemas.features import number
 
 DAY_PART_MS = 4 * 3_600_000
 #: What a place (or time) is named -> what it is. `state` holds its country, since their codes repeat.
@@ -96,12 +96,7 @@ def _at(inputs: Inputs, table: ir.Table, place: str) -> ir.Table:
 GROUP = Group(
     scope="out-of-fold",
     columns=tuple(
-        Column(
-            name=f"{name}_by_{place}",
-            kind="numeric",
-            dtype="float32",
-            meaning=f"log of clicks over what the {name}'s lift lets expect, smoothed, by {meaning}",
-        )
+        number(f"{name}_by_{place}", f"log of clicks over what the {name}'s lift lets expect, smoothed, by {meaning}")
         for name in AD_KEYS
         for place, meaning in PLACES.items()
     ),

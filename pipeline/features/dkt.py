@@ -8,7 +8,7 @@ clicks of history that a state holds are all earlier than its display.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import ibis
@@ -24,7 +24,7 @@ from pipeline.core.config import check
 from pipeline.core.engine import Engine
 from pipeline.features.base import Group, Learner, Sources
 from pipeline.features.displays import Chunk, Numbers, Walk, by_morning, gap_to_best_rival
-from pipeline.schemas.features import Column, Scope
+from pipeline.schemas.features import number
 from pipeline.schemas.impressions import PARTS, Part
 
 #: How many numbers of the state's read-out, and of a document's embedding, become columns.
@@ -117,19 +117,14 @@ def score(traces: dict[int, Trace], attributes: Attributes, chunk: Chunk, length
     return columns
 
 
-def _column(name: str, meaning: str, shared: bool = False, scope: Scope | None = None) -> Column:
-    kept = Column(name=name, kind="numeric", dtype="float32", meaning=meaning, scope=scope)
-    return replace(kept, per="display") if shared else kept
-
-
 GROUP = Group(
     scope="past-clicks",
     columns=(
-        _column("dkt_score", "log of how much likelier the document is to come next than by its popularity"),
-        _column("dkt_gap", "dkt_score less the best rival's"),
-        *(_column(f"dkt_user_{k}", f"number {k} of the user's state, read out", shared=True) for k in range(SHOWN)),
+        number("dkt_score", "log of how much likelier the document is to come next than by its popularity"),
+        number("dkt_gap", "dkt_score less the best rival's"),
+        *(number(f"dkt_user_{k}", f"number {k} of the user's state, read out", per="display") for k in range(SHOWN)),
         *(
-            _column(f"dkt_ad_{k}", f"number {k} of the promoted document's embedding", scope="time-causal")
+            number(f"dkt_ad_{k}", f"number {k} of the promoted document's embedding", scope="time-causal")
             for k in range(SHOWN)
         ),
     ),

@@ -8,7 +8,7 @@ import ibis.expr.types as ir
 from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
 from pipeline.features.subjects import SUBJECTS, Subject, about
-from pipeline.schemas.features import Column
+from pipeline.schemas.features import category, number
 from pipeline.schemas.raw import DAY_MS
 
 #: What page and promoted document may have in common.
@@ -59,27 +59,22 @@ def _add_views_before(inputs: Inputs, table: ir.Table, side: str, key: str) -> i
     return table.mutate(**{f"{side}_views_before": (table.before.fill_null(0) + 1).ln()}).drop("before", "day")
 
 
-def _number(name: str, meaning: str, scope: str | None = None, per: str = "impression") -> Column:
-    return Column(name=name, kind="numeric", dtype="float32", meaning=meaning, scope=scope, per=per)  # type: ignore[arg-type]
-
-
 GROUP = Group(
     scope="static",
     columns=(
-        _number("page_age", "age of the page, log days", per="display"),
-        _number("ad_age", "age of the promoted document, log days"),
-        _number("page_ad_age", "how much later than the page the promoted document was published, log days"),
+        number("page_age", "age of the page, log days", per="display"),
+        number("ad_age", "age of the promoted document, log days"),
+        number("page_ad_age", "how much later than the page the promoted document was published, log days"),
         *(
-            Column(
-                name=f"same_{name}",
-                kind="categorical",
-                dtype="uint8",
-                meaning=f"whether page and promoted document have the same{' strongest' * (name in SUBJECTS)} {name}",
+            category(
+                f"same_{name}",
+                "uint8",
+                f"whether page and promoted document have the same{' strongest' * (name in SUBJECTS)} {name}",
             )
             for name in _SHARED
         ),
-        _number("page_views_before", "log(1 + views of the page on the days before)", "time-causal", "display"),
-        _number("ad_views_before", "log(1 + views of the promoted document on the days before)", "time-causal"),
+        number("page_views_before", "log(1 + views of the page on the days before)", "time-causal", "display"),
+        number("ad_views_before", "log(1 + views of the promoted document on the days before)", "time-causal"),
     ),
     build=build,
 )

@@ -13,7 +13,7 @@ from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
 from pipeline.features.smoothing import AD_KEYS
 from pipeline.features.subjects import SUBJECTS, bags, strongest
-from pipeline.schemas.features import MULTI_TYPE, Column, Scope
+from pipeline.schemas.features import Scope, bag, number
 
 #: The names of what two ads may have in common -> the column by which it is told.
 KEYS = AD_KEYS | {"publisher": "publisher_id", "source": "source_id"} | {subject: subject for subject in SUBJECTS}
@@ -101,18 +101,12 @@ GROUP = Group(
     scope="past-clicks",
     columns=(
         *(
-            Column(name=f"{measure}_{key}", kind="numeric", dtype="float32", meaning=meaning.format(key), scope=scope)
+            number(f"{measure}_{key}", meaning.format(key), scope)
             for key in KEYS
             for measure, (scope, meaning) in _MEASURES.items()
             if measure in _COUNTS or key in _TIMED
         ),
-        Column(
-            name="clicked_documents",
-            kind="multi",
-            dtype=MULTI_TYPE,
-            meaning="promoted documents that the user clicked in earlier displays",
-            per="display",
-        ),
+        bag("clicked_documents", "promoted documents that the user clicked in earlier displays", per="display"),
     ),
     build=build,
 )

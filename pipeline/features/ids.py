@@ -7,7 +7,7 @@ import ibis.expr.types as ir
 from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
 from pipeline.features.subjects import SUBJECTS, about, bags
-from pipeline.schemas.features import MULTI_TYPE, Column
+from pipeline.schemas.features import bag, category
 
 
 def build(inputs: Inputs) -> ir.Table:
@@ -22,31 +22,23 @@ def build(inputs: Inputs) -> ir.Table:
     return table
 
 
-def _one(name: str, meaning: str, per: str = "impression") -> Column:
-    return Column(name=name, kind="categorical", dtype="uint32", meaning=meaning, per=per)  # type: ignore[arg-type]
-
-
-def _many(name: str, meaning: str, per: str = "impression") -> Column:
-    return Column(name=name, kind="multi", dtype=MULTI_TYPE, meaning=meaning, per=per)  # type: ignore[arg-type]
-
-
 GROUP = Group(
     scope="static",
     columns=(
-        _one("ad_id", "the ad"),
-        _one("ad_document_id", "the document that the ad promotes"),
-        _one("campaign_id", "the ad's campaign"),
-        _one("advertiser_id", "the ad's advertiser"),
-        _one("ad_source_id", "the source of the promoted document"),
-        _one("ad_publisher_id", "the publisher of the promoted document"),
-        _many("ad_category", "categories of the promoted document, with their confidence"),
-        _many("ad_topic", "topics of the promoted document, with their confidence"),
-        _one("user_id", "the user", "display"),
-        _one("page_id", "the page on which the display stands", "display"),
-        _one("page_source_id", "the page's source", "display"),
-        _one("page_publisher_id", "the page's publisher", "display"),
-        _many("page_category", "categories of the page, with their confidence", "display"),
-        _many("page_topic", "topics of the page, with their confidence", "display"),
+        category("ad_id", "uint32", "the ad"),
+        category("ad_document_id", "uint32", "the document that the ad promotes"),
+        category("campaign_id", "uint32", "the ad's campaign"),
+        category("advertiser_id", "uint32", "the ad's advertiser"),
+        category("ad_source_id", "uint32", "the source of the promoted document"),
+        category("ad_publisher_id", "uint32", "the publisher of the promoted document"),
+        bag("ad_category", "categories of the promoted document, with their confidence"),
+        bag("ad_topic", "topics of the promoted document, with their confidence"),
+        category("user_id", "uint32", "the user", "display"),
+        category("page_id", "uint32", "the page on which the display stands", "display"),
+        category("page_source_id", "uint32", "the page's source", "display"),
+        category("page_publisher_id", "uint32", "the page's publisher", "display"),
+        bag("page_category", "categories of the page, with their confidence", per="display"),
+        bag("page_topic", "topics of the page, with their confidence", per="display"),
     ),
     build=build,
 )

@@ -13,9 +13,9 @@ import numpy as np
 from pipeline.core.engine import Engine
 from pipeline.features.base import Group, Inputs
 from pipeline.features.displays import Bags, Chunk, Columns, Walk
-from pipeline.features.subjects import SUBJECTS, Subject, about, in_units, list_column
+from pipeline.features.subjects import SUBJECTS, Subject, about, in_units
 from pipeline.features.vectors import Index, Read, Sums, Vectors, read_vectors
-from pipeline.schemas.features import Scope
+from pipeline.schemas.features import Scope, bag
 
 #: name -> (pages, scope).
 _NAMES: dict[str, tuple[str, Scope]] = {
@@ -66,7 +66,7 @@ def _cubed(met: Sums) -> Bags:
 GROUP = Group(
     scope="time-causal",
     columns=tuple(
-        list_column(f"{name}_{subject}", f"each {subject} of {pages}", scope)
+        bag(f"{name}_{subject}", f"each {subject} of {pages}", scope, "display")
         for subject in SUBJECTS
         for name, (pages, scope) in _NAMES.items()
     ),

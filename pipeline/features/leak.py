@@ -10,7 +10,7 @@ import ibis.expr.types as ir
 
 from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
-from pipeline.schemas.features import Column, Scope
+from pipeline.schemas.features import category, number
 
 NOBODY, OTHERS, BEFORE, AFTER = range(4)
 
@@ -50,25 +50,20 @@ def _own(views: ir.Table) -> ir.Table:
     )
 
 
-def _number(name: str, meaning: str, scope: Scope = "future") -> Column:
-    return Column(name=name, kind="numeric", dtype="float32", meaning=meaning, scope=scope)
-
-
 GROUP = Group(
     scope="future",
     columns=(
-        Column(
-            name="leak",
-            kind="categorical",
-            dtype="uint8",
-            meaning="the promoted document was viewed by: 0 nobody, 1 others, 2 the user before, 3 the user after",
+        category(
+            "leak",
+            "uint8",
+            "the promoted document was viewed by: 0 nobody, 1 others, 2 the user before, 3 the user after",
         ),
-        _number("leak_delay", "log seconds from the display to the user's next view of the promoted document"),
-        _number("leak_place", "log(1 + pages that the user viewed between the display and that view)"),
-        _number("leak_times", "log(1 + times that the user viewed the promoted document after the display)"),
-        _number("seen_since", "log seconds from the user's last view of the promoted document", "time-causal"),
-        _number("seen_times", "log(1 + times that the user viewed the promoted document before)", "time-causal"),
-        _number("ad_document_views", "log(1 + views of the promoted document by anybody)"),
+        number("leak_delay", "log seconds from the display to the user's next view of the promoted document"),
+        number("leak_place", "log(1 + pages that the user viewed between the display and that view)"),
+        number("leak_times", "log(1 + times that the user viewed the promoted document after the display)"),
+        number("seen_since", "log seconds from the user's last view of the promoted document", "time-causal"),
+        number("seen_times", "log(1 + times that the user viewed the promoted document before)", "time-causal"),
+        number("ad_document_views", "log(1 + views of the promoted document by anybody)"),
     ),
     build=build,
 )

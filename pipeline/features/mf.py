@@ -18,7 +18,7 @@ from pipeline.core.config import check
 from pipeline.core.engine import Engine
 from pipeline.features.base import Group, Learner, Sources
 from pipeline.features.displays import Chunk, Numbers, Walk, by_morning, gap_to_best_rival
-from pipeline.schemas.features import Column
+from pipeline.schemas.features import number
 from pipeline.schemas.impressions import Part
 
 #: How many numbers of each factor become columns.
@@ -81,18 +81,14 @@ def score(factors: NightlyFactors, chunk: Chunk) -> Numbers:
     return columns
 
 
-def _column(name: str, meaning: str, per: str = "impression") -> Column:
-    return Column(name=name, kind="numeric", dtype="float32", meaning=meaning, per=per)  # type: ignore[arg-type]
-
-
 GROUP = Group(
     scope="time-causal",
     columns=(
-        _column("mf_score", "<user, document> less that of the mean user"),
-        _column("mf_cosine", "cosine of user and document"),
-        _column("mf_gap", "mf_score less the best rival's"),
-        *(_column(f"mf_user_{k}", f"number {k} of the user's factor", "display") for k in range(SHOWN)),
-        *(_column(f"mf_ad_{k}", f"number {k} of the promoted document's factor") for k in range(SHOWN)),
+        number("mf_score", "<user, document> less that of the mean user"),
+        number("mf_cosine", "cosine of user and document"),
+        number("mf_gap", "mf_score less the best rival's"),
+        *(number(f"mf_user_{k}", f"number {k} of the user's factor", per="display") for k in range(SHOWN)),
+        *(number(f"mf_ad_{k}", f"number {k} of the promoted document's factor") for k in range(SHOWN)),
     ),
     learner=Learner(config=Config, fit=fit),
 )

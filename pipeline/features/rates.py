@@ -6,7 +6,7 @@ import ibis.expr.types as ir
 
 from pipeline.features.base import Group, Inputs
 from pipeline.features.smoothing import AD_KEYS, add_rates
-from pipeline.schemas.features import Column
+from pipeline.schemas.features import number
 
 _MEANING = {
     "shows": "log(1 + times shown)",
@@ -22,7 +22,7 @@ def build(inputs: Inputs) -> ir.Table:
 GROUP = Group(
     scope="out-of-fold",
     columns=tuple(
-        Column(name=f"{key}_{measure}", kind="numeric", dtype="float32", meaning=f"{meaning}, of the {key}")
+        number(f"{key}_{measure}", f"{meaning}, of the {key}")
         for key in AD_KEYS
         for measure, meaning in _MEANING.items()
     ),

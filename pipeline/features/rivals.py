@@ -14,7 +14,7 @@ from pipeline.features.base import Group, Inputs
 from pipeline.features.displays import Bags, Chunk, Columns, Walk, gap_to_best_rival
 from pipeline.features.smoothing import AD_KEYS, fold_of, rates
 from pipeline.features.vectors import Index
-from pipeline.schemas.features import MULTI_TYPE, Column
+from pipeline.schemas.features import bag, number
 
 Longs = NDArray[np.int64]
 
@@ -128,26 +128,19 @@ def _find(
                         found_after[n] = 1
 
 
-def _number(name: str, meaning: str, scope: str | None = None, per: str = "impression") -> Column:
-    return Column(name=name, kind="numeric", dtype="float32", meaning=meaning, scope=scope, per=per)  # type: ignore[arg-type]
-
-
 GROUP = Group(
     scope="out-of-fold",
     columns=(
-        _number("rivals", "other ads in the display", "static", "display"),
-        *(
-            Column(name=f"rival_{name}", kind="multi", dtype=MULTI_TYPE, meaning=f"{key} of each rival", scope="static")
-            for name, key in _LISTED.items()
-        ),
-        _number("rivals_viewed_before", "rivals whose document the user viewed before the display", "time-causal"),
-        _number("rivals_viewed_after", "rivals whose document the user viewed after the display", "future"),
+        number("rivals", "other ads in the display", "static", "display"),
+        *(bag(f"rival_{name}", f"{key} of each rival", "static") for name, key in _LISTED.items()),
+        number("rivals_viewed_before", "rivals whose document the user viewed before the display", "time-causal"),
+        number("rivals_viewed_after", "rivals whose document the user viewed after the display", "future"),
         *(
             column
             for key in AD_KEYS
             for column in (
-                _number(f"{key}_rank", f"rank of the {key}'s lift, 1 = best"),
-                _number(f"{key}_gap", f"the {key}'s lift less the best rival's"),
+                number(f"{key}_rank", f"rank of the {key}'s lift, 1 = best"),
+                number(f"{key}_gap", f"the {key}'s lift less the best rival's"),
             )
         ),
     ),

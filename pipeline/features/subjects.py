@@ -8,7 +8,6 @@ import ibis
 import ibis.expr.types as ir
 
 from pipeline.features.base import Inputs
-from pipeline.schemas.features import MULTI_TYPE, Column, Scope
 
 Subject = Literal["category", "topic"]
 SUBJECTS: tuple[Subject, ...] = ("category", "topic")
@@ -57,11 +56,6 @@ def bags(table: ir.Table, key: str, name: str) -> ir.Table:
     """key -> NAME: a list of {id, weight}, sorted by id, from rows of key, id and weight."""
     pair = ibis.struct({"id": table.id, "weight": table.weight})
     return table.group_by(key).aggregate(pair.collect().name(name)).mutate(**{name: ibis._[name].sort()})
-
-
-def list_column(name: str, meaning: str, scope: Scope) -> Column:
-    """The declaration of a display's list of ids with weights."""
-    return Column(name=name, kind="multi", dtype=MULTI_TYPE, meaning=meaning, per="display", scope=scope)
 
 
 def weighed(inputs: Inputs, label: Label) -> ir.Table:

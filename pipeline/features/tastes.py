@@ -14,7 +14,7 @@ from pipeline.core.relational import LookUp, look_up, look_up_all
 from pipeline.features.base import Group, Inputs
 from pipeline.features.smoothing import counts, fold, gains, key_of
 from pipeline.features.subjects import SUBJECTS, Subject, about
-from pipeline.schemas.features import Column
+from pipeline.schemas.features import number
 
 _MANY = 2**32  # more than any id: ids are ranked by weight * _MANY - id, so the lowest of equals wins
 
@@ -79,11 +79,9 @@ def _interests(inputs: Inputs, impressions: ir.Table, views: ir.Table, subject: 
 GROUP = Group(
     scope="out-of-fold",
     columns=tuple(
-        Column(
-            name=_name(name, subject),
-            kind="numeric",
-            dtype="float32",
-            meaning=f"log of clicks over what the lift of the {name.replace('_', ' ')} lets expect, smoothed, among "
+        number(
+            _name(name, subject),
+            f"log of clicks over what the lift of the {name.replace('_', ' ')} lets expect, smoothed, among "
             f"users who view the same {subject} most",
         )
         for subject in SUBJECTS

@@ -12,7 +12,7 @@ import ibis.expr.types as ir
 from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
 from pipeline.features.smoothing import AD_KEYS, UNITS
-from pipeline.schemas.features import Column, Scope
+from pipeline.schemas.features import Scope, number
 from pipeline.schemas.raw import DAY_MS
 
 PERIODS = {"day": DAY_MS, "hour": DAY_MS // 24}
@@ -98,20 +98,16 @@ def _counts(shown: ir.Table, key: str, period: str) -> ir.Table:
     )
 
 
-def _column(name: str, meaning: str, scope: Scope) -> Column:
-    return Column(name=name, kind="numeric", dtype="float32", meaning=meaning, scope=scope)
-
-
 GROUP = Group(
     scope="past-clicks",
     columns=(
         *(
-            _column(f"{key}_{period}_{measure}", meaning.format(key=key, period=period), scope)
+            number(f"{key}_{period}_{measure}", meaning.format(key=key, period=period), scope)
             for period in PERIODS
             for key in AD_KEYS
             for measure, (scope, meaning) in _MEASURES.items()
         ),
-        *(_column(f"{key}_lift_before", _BEFORE.format(key=key), "past-clicks") for key in AD_KEYS),
+        *(number(f"{key}_lift_before", _BEFORE.format(key=key), "past-clicks") for key in AD_KEYS),
     ),
     build=build,
 )

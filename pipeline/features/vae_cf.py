@@ -22,7 +22,7 @@ from pipeline.core.config import check
 from pipeline.core.engine import Engine
 from pipeline.features.base import Group, Learner, Sources
 from pipeline.features.displays import Chunk, Numbers, Walk, by_morning, gap_to_best_rival
-from pipeline.schemas.features import Column
+from pipeline.schemas.features import number
 from pipeline.schemas.impressions import Part
 
 #: How many numbers of the taste, and of a document in its space, become columns.
@@ -109,20 +109,16 @@ def _add_lifts(
     )
 
 
-def _column(name: str, meaning: str, per: str = "impression") -> Column:
-    return Column(name=name, kind="numeric", dtype="float32", meaning=meaning, per=per)  # type: ignore[arg-type]
-
-
 GROUP = Group(
     scope="time-causal",
     columns=(
-        _column(
+        number(
             "vae_cf_score", "log of the document's probability for the user over that for all, mean of its subjects"
         ),
-        *(_column(f"vae_cf_{subject}", f"the same, by the document's {subject} alone") for subject in SUBJECTS),
-        _column("vae_cf_gap", "vae_cf_score less the best rival's"),
-        *(_column(f"vae_cf_user_{k}", f"number {k} of the user's taste", "display") for k in range(SHOWN)),
-        *(_column(f"vae_cf_ad_{k}", f"number {k} of the promoted document in that space") for k in range(SHOWN)),
+        *(number(f"vae_cf_{subject}", f"the same, by the document's {subject} alone") for subject in SUBJECTS),
+        number("vae_cf_gap", "vae_cf_score less the best rival's"),
+        *(number(f"vae_cf_user_{k}", f"number {k} of the user's taste", per="display") for k in range(SHOWN)),
+        *(number(f"vae_cf_ad_{k}", f"number {k} of the promoted document in that space") for k in range(SHOWN)),
     ),
     learner=Learner(config=Config, fit=fit, around=one_thread),
 )

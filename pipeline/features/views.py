@@ -9,9 +9,9 @@ from pipeline.core.compiled import compiled
 from pipeline.core.engine import Engine
 from pipeline.features.base import Group, Inputs
 from pipeline.features.displays import Bags, Chunk, Columns, Walk
-from pipeline.features.subjects import UNIT, Label, about, in_units, list_column
+from pipeline.features.subjects import UNIT, Label, about, in_units
 from pipeline.features.vectors import Read, Vectors, read_vectors
-from pipeline.schemas.features import Column, Scope
+from pipeline.schemas.features import Scope, bag, number
 
 #: How many of the latest views before the display make the fields, and of the first ones after it.
 LATEST = 20
@@ -119,21 +119,11 @@ GROUP = Group(
     scope="time-causal",
     columns=(
         *(
-            list_column(f"{field}_{label}", f"{label} of {which}", scope)
+            bag(f"{field}_{label}", f"{label} of {which}", scope, "display")
             for field, (which, scope) in _FIELDS.items()
             for label in ("document", *_LABELS)
         ),
-        *(
-            Column(
-                name=name,
-                kind="numeric",
-                dtype="float32",
-                meaning=f"log(1 + {meaning})",
-                per="display",
-                scope=_SIDES[side],
-            )
-            for name, (side, meaning) in _COUNTS.items()
-        ),
+        *(number(name, f"log(1 + {meaning})", _SIDES[side], "display") for name, (side, meaning) in _COUNTS.items()),
     ),
     walk=walk,
 )

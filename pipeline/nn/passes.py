@@ -198,6 +198,35 @@ def _activate_gradient(
             normalize_gradient(of, kept.normed[begin : begin + size], between.centred, kept.scales[layer, row + r])
 
 
+@inlined
+def _logit_gradient(
+    of_logit: Array, row: int, count: int, last: Array, hidden: Array, at: int, of_last: Array, g: Array
+) -> None:
+    """Of the weights of the logit, and of what they weigh: a tile of the last layer's outputs, which begin at `at`."""
+    size, wide = len(last), padded(len(last))
+    clear(g, 0, count * wide)
+    for r in range(count):
+        begin, error = at + (row + r) * wide, of_logit[row + r]
+        h, of = hidden[begin : begin + size], g[r * wide : r * wide + size]
+        for k in range(size):
+            of_last[k] += error * h[k]
+        for k in range(size):
+            of[k] = error * last[k]
+
+
+@inlined
+def _close(sums: Sums, sizes: Array, of_weights: Array) -> None:
+    """Put the sums where the weights are, without the panels' margins."""
+    to = 0
+    for m in range(len(sums.of_matrix)):
+        size, inputs = _outputs(sizes, m), sizes[m]
+        move(sums.sums, sums.of_matrix[m], padded(inputs), size, inputs, of_weights, to, inputs)
+        to += size * inputs
+        if m:
+            move(sums.sums, sums.of_bias[m], 0, 1, size, of_weights, to, 0)
+            to += size
+
+
 @compiled
 def _inputs_gradient(
     side: Side, item: int, count: int, g: Array, at: int, size: int, panels: Array, first: int, room_: Any, out: Any
@@ -235,10 +264,9 @@ def backward(
     displays, rows, layers, hidden = len(display.embeddings), len(impression.embeddings), len(sizes) - 2, kept.hidden
     panels, first = _packed(weights, sizes, False)
     layer_at, _ = _layers_at(sizes, rows)
-    sums, of_matrix, of_bias = _no_sums(weights, sizes)
-    of_weights = np.zeros_like(weights)
-    size, wide = sizes[-1], padded(sizes[2])
-    last, of_last = weights[len(weights) - size :], of_weights[len(weights) - size :]
+    added = _no_sums(weights, sizes)
+    sums, of_matrix, of_bias = added
+    of_weights, wide, top = np.zeros_like(weights), padded(sizes[2]), len(weights) - sizes[-1]
     shared = room(displays * wide, weights)
     shared[:] = 0
     widest = 0
@@ -250,14 +278,7 @@ def backward(
     d = 0
     for row in range(0, rows, TILE):
         count, size = min(TILE, rows - row), sizes[-1]
-        clear(g, 0, count * padded(size))
-        for r in range(count):
-            at, to, error = layer_at[-1] + (row + r) * padded(size), r * padded(size), of_logit[row + r]
-            h, of = hidden[at : at + size], g[to : to + size]
-            for k in range(size):
-                of_last[k] += error * h[k]
-            for k in range(size):
-                of[k] = error * last[k]
+        _logit_gradient(of_logit, row, count, weights[top:], hidden, layer_at[-1], of_weights[top:], g)
         _activate_gradient(g, row, count, size, layers - 1, layer_at[-1], kept, between)
         for m in range(layers, 1, -1):
             size, before, at = sizes[m + 1], sizes[m], layer_at[m - 2]
@@ -279,13 +300,5 @@ def backward(
     for d in range(0, displays, TILE):
         count, out = min(TILE, displays - d), (sums, of_matrix[0], of_display)
         _inputs_gradient(display, d, count, shared, d * wide, size, panels, first[0], (x, then), out)
-
-    to = 0
-    for m in range(layers + 1):
-        size, inputs = _outputs(sizes, m), sizes[m]
-        move(sums, of_matrix[m], padded(inputs), size, inputs, of_weights, to, inputs)
-        to += size * inputs
-        if m:
-            move(sums, of_bias[m], 0, 1, size, of_weights, to, 0)
-            to += size
+    _close(added, sizes, of_weights)
     return of_weights

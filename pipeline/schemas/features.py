@@ -22,6 +22,8 @@ Kind = Literal["categorical", "multi", "numeric"]
 #: out-of-fold: labels of history whenever they were given, a history row only those of other folds of displays.
 Scope = Literal["static", "time-causal", "past-clicks", "future", "out-of-fold"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+#: Of what a column says something: of a display, whose ads share the value, or of one of its ads.
+Per = Literal["display", "impression"]
 #: Columns that every file of features takes over from the impressions.
 ALIGNMENT = ("row", "first")
 MULTI_TYPE = "array<struct<id: uint32, weight: float32>>"
@@ -40,8 +42,23 @@ class Column:
     kind: Kind
     dtype: str
     meaning: str
-    per: Literal["display", "impression"] = "impression"
+    per: Per = "impression"
     scope: Scope | None = None
+
+
+def category(name: str, dtype: str, meaning: str, per: Per = "impression") -> Column:
+    """A column of ids or texts."""
+    return Column(name=name, kind="categorical", dtype=dtype, meaning=meaning, per=per)
+
+
+def bag(name: str, meaning: str, scope: Scope | None = None, per: Per = "impression") -> Column:
+    """A column of lists of ids with weights."""
+    return Column(name=name, kind="multi", dtype=MULTI_TYPE, meaning=meaning, scope=scope, per=per)
+
+
+def number(name: str, meaning: str, scope: Scope | None = None, per: Per = "impression") -> Column:
+    """A column of numbers."""
+    return Column(name=name, kind="numeric", dtype="float32", meaning=meaning, scope=scope, per=per)
 
 
 def write_columns(folder: Path, columns: tuple[Column, ...]) -> None:
