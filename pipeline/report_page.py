@@ -56,10 +56,10 @@ img { max-width: 100%; height: auto }
 {% endfor %}
 </table>
 <h2>The blend</h2>
-<p>The members are combined by: {{ report.blend.way }}. The likeliest combination, of the smallest loss, is kept unless
-another is better in MAP@12, in which they differ by little more than luck, by more than two standard errors of their
-difference; a member alone is taken only if it beats every combination by as much, since it stopped training at its best
-on these displays. The blend's own score is from nested cross-validation: neither the
+<p>The members are combined by: {{ report.blend.way }}. The likeliest way to weigh them, of the smallest loss, is
+kept unless another, or trees, are better in MAP@12, in which they differ by little more than luck, by more than two
+standard errors of their difference; a member alone is taken only if it beats every combination by as much, since it
+stopped training at its best on these displays. The blend's own score is from nested cross-validation: neither the
 combination nor the choice between them has seen a display that it scores. It chose, fold by fold:
 {{ report.blend.chosen_by_fold | join(", ") }}.</p>
 <table>

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.blending.stack import BlendConfig, Sample, Stack, thinned
-from pipeline.blending.ways import ALONE, Combination, Way, ways
+from pipeline.blending.ways import ALONE, TREES, Combination, Way, ways
 from pipeline.core.progress import bar
 from pipeline.metrics import Judged, Labelled, map12, standard_error, tie_hash, weighted_mean
 
@@ -91,10 +91,12 @@ def _all_fits(
 
 
 def choose(judged: dict[str, Judged], future: NDArray[np.bool_]) -> str:
-    """The way to trust: the likeliest combination, unless another is clearly better; a member alone, if it is clearly
-    better than every combination. Clearly: in MAP@12, by more than two standard errors of the difference.
+    """The way to trust: the likeliest that weighs the members, unless another is clearly better; a member alone, if it
+    is clearly better than every combination. Clearly: in MAP@12, by more than two standard errors of the difference.
 
     A member stopped training at its best on these very displays, which flatters it alone; to combine is the safer bet.
+    Trees become likelier by how sure they are of a display, which ranks nothing; and the members that are combined in
+    the end have learned from more displays, to which a weight is less sensitive than where a tree has cut.
     """
     means = {way: weighted_mean(found.gain, future) for way, found in judged.items()}
 
@@ -108,7 +110,8 @@ def choose(judged: dict[str, Judged], future: NDArray[np.bool_]) -> str:
     best = max(combined, key=lambda way: means[way])
     if clearly(single, best):
         return single
-    likeliest = min(combined, key=lambda way: weighted_mean(judged[way].loss, future))
+    weighing = [way for way in combined if way != TREES]
+    likeliest = min(weighing, key=lambda way: weighted_mean(judged[way].loss, future))
     return best if clearly(best, likeliest) else likeliest
 
 

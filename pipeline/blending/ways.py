@@ -26,6 +26,7 @@ from pipeline.blending.weights import (
 from pipeline.metrics import Labelled
 
 ALONE = " alone"
+TREES = "trees"
 #: A part (present or future) with fewer displays is combined like the whole.
 _LEAST_DISPLAYS = 500
 _RIDGE = 1e-3
@@ -74,7 +75,7 @@ def ways(members: Sequence[str]) -> dict[str, Way]:
             "mean by part": by_part(fit_mean),
             "linear": fit_linear,
             "linear by part": by_part(fit_linear),
-            "trees": fit_trees,
+            TREES: fit_trees,
         }
     return found
 

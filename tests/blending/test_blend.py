@@ -383,6 +383,8 @@ def judged_of(**means: tuple[float, float]) -> dict[str, Judged]:
         ({"a_alone": (0.621, 1.3), "equal": (0.55, 1.2), "mean": (0.60, 1.1)}, "a alone"),
         ({"a_alone": (0.50, 1.0), "b_alone": (0.70, 1.0), "equal": (0.60, 1.0), "mean": (0.61, 1.0)}, "b alone"),
         ({"a_alone": (0.50, 1.0), "b_alone": (0.62, 1.0), "equal": (0.65, 1.2), "mean": (0.61, 1.1)}, "equal"),
+        ({"a_alone": (0.50, 1.0), "equal": (0.60, 1.2), "mean": (0.61, 1.1), "trees": (0.62, 0.5)}, "mean"),
+        ({"a_alone": (0.50, 1.0), "equal": (0.60, 1.2), "mean": (0.61, 1.1), "trees": (0.65, 1.5)}, "trees"),
         ({"a_alone": (0.5, 1.0)}, "a alone"),
     ],
 )
