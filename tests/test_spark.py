@@ -38,7 +38,7 @@ from pipeline.views import ViewsConfig
 from tests.discovery import feature_groups
 
 PARTS = ("history", "target")
-#: Groups that are expressions; what the others ask an engine for is compared apart.
+#: Groups that are not fitted; what the others ask an engine for is compared apart.
 GROUPS = tuple(name for name, group in feature_groups().items() if group.learner is None)
 #: Groups whose both parts are computed and encoded, from the stages' command lines; of the others, history alone.
 ENCODED = ("ids", "context", "views", "rates")
@@ -189,10 +189,9 @@ def run_stages(params: Path, tables: Path, out: Path) -> None:
 
 def write_history(engine: Engine, tables: Path, out: Path, smoothing: SmoothingConfig) -> None:
     """The history of the groups that `run_stages` leaves out."""
+    sources = base.Sources(tables, out / "splits/validation", out / "views")
     for group in (name for name in GROUPS if name not in ENCODED):
-        write = base._by_ranges(
-            engine, base.load_group(group), tables, out / "splits/validation", out / "views", smoothing
-        )
+        write = base._writer(engine, base.load_group(group), sources, smoothing, None)
         write("history", out / "features" / group / "history.parquet")
 
 
