@@ -173,9 +173,12 @@ def write_walk(
     threads: how many chunks are computed at once; each is computed by one thread, so their number changes nothing.
     """
     types = {column.name: ibis.dtype(column.dtype).to_pyarrow() for column in columns}
+    total = pq.read_metadata(impressions).num_rows
 
     def described() -> Iterator[pa.Table]:
-        with bar(pq.read_metadata(impressions).num_rows, path.parent.name.strip(".")) as shown:
+        if not total:
+            yield pa.schema({"row": pa.int64(), "first": pa.bool_(), **types}).empty_table()
+        with bar(total, path.parent.name.strip(".")) as shown:
             read = chunks(impressions, walk.beside or views, walk.columns)
             for chunk, found in _computed(read, walk.compute, threads):
                 first = np.zeros(len(chunk.row), bool)

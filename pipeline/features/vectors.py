@@ -75,18 +75,18 @@ class Vectors:
         times = np.ones(len(read.places), np.int32) if read.times is None else read.times
         most = int((self.offsets[known + 1] - self.offsets[known]).sum())  # what is not filled takes no memory
         keys, sums = np.empty(most, np.int32), np.empty(most, np.int64)
-        offsets, none = np.zeros(len(read.begins) + 1, np.int64), np.full(len(self.ids), -1)
+        offsets, held = np.zeros(len(read.begins) + 1, np.int64), np.full(len(self.ids), -1)
         vectors = self.offsets, self.keys, self.weights
-        _add_up(read.begins, read.ends, read.places, times, *vectors, none, offsets, keys, sums)
+        _add_up(read.begins, read.ends, read.places, times, *vectors, held, offsets, keys, sums)
         return Sums(offsets, self.ids[keys[: offsets[-1]]].astype(np.uint32), sums[: offsets[-1]].copy())
 
     def cosines(self, read: Read, offsets: Longs, places: Ints) -> NDArray[np.float32]:
         """(N,): of the sum of what was read in a display and each document at `places`, those of display d at
         offsets[d] : offsets[d + 1]; NaN if one of both is about nothing."""
         found = np.empty(len(places), np.float32)
-        none = np.zeros(len(self.ids), np.int64)
+        held = np.zeros(len(self.ids), np.int64)
         vectors = self.offsets, self.keys, self.weights
-        _compare(read.begins, read.ends, read.places, *vectors, none, offsets, places, found)
+        _compare(read.begins, read.ends, read.places, *vectors, held, offsets, places, found)
         return found
 
 
@@ -129,12 +129,12 @@ def _add_up(
     offsets: Longs,
     keys: Ints,
     weights: Longs,
-    none: Longs,
+    held: Longs,
     bag_offsets: Longs,
     bag_keys: Ints,
     bag_sums: Longs,
 ) -> None:
-    """none: (K,), -1; it is so again in the end."""
+    """held: (K,), the sums of a display, -1 without any, as before and after it."""
     end = 0
     for d in range(len(begins)):
         begin = end
@@ -142,15 +142,15 @@ def _add_up(
             if places[r] < 0:
                 continue
             for e in range(offsets[places[r]], offsets[places[r] + 1]):
-                if none[keys[e]] < 0:
-                    none[keys[e]] = 0
+                if held[keys[e]] < 0:
+                    held[keys[e]] = 0
                     bag_keys[end] = keys[e]
                     end += 1
-                none[keys[e]] += times[r] * weights[e]
+                held[keys[e]] += times[r] * weights[e]
         bag_keys[begin:end].sort()
         for at in range(begin, end):
-            bag_sums[at] = none[bag_keys[at]]
-            none[bag_keys[at]] = -1
+            bag_sums[at] = held[bag_keys[at]]
+            held[bag_keys[at]] = -1
         bag_offsets[d + 1] = end
 
 
@@ -162,28 +162,28 @@ def _compare(
     offsets: Longs,
     keys: Ints,
     weights: Longs,
-    none: Longs,
+    held: Longs,
     row_offsets: Longs,
     row_places: Ints,
     cosines: NDArray[np.float32],
 ) -> None:
-    """none: (K,), 0; it is so again in the end."""
+    """held: (K,), the sums of a display, 0 before and after it."""
     for d in range(len(begins)):
         square = 0
         for r in range(begins[d], ends[d]):
             if places[r] >= 0:
                 for e in range(offsets[places[r]], offsets[places[r] + 1]):
-                    square += weights[e] * (2 * none[keys[e]] + weights[e])
-                    none[keys[e]] += weights[e]
+                    square += weights[e] * (2 * held[keys[e]] + weights[e])
+                    held[keys[e]] += weights[e]
         for n in range(row_offsets[d], row_offsets[d + 1]):
             own = product = 0
             if row_places[n] >= 0:
                 for e in range(offsets[row_places[n]], offsets[row_places[n] + 1]):
                     own += weights[e] * weights[e]
-                    product += weights[e] * none[keys[e]]
+                    product += weights[e] * held[keys[e]]
             length = np.sqrt(np.float64(square) * np.float64(own))
             cosines[n] = np.float64(product) / length if length > 0 else np.nan
         for r in range(begins[d], ends[d]):
             if places[r] >= 0:
                 for e in range(offsets[places[r]], offsets[places[r] + 1]):
-                    none[keys[e]] = 0
+                    held[keys[e]] = 0

@@ -76,6 +76,16 @@ def test_chunks_that_are_computed_at_once_are_written_in_order(
     assert found["of_display"].to_pylist() == expected
 
 
+def test_a_part_without_rows_has_its_columns(splits: dict[str, Path], views: dict[str, Path], tmp_path: Path) -> None:
+    impressions = tmp_path / "impressions.parquet"
+    pq.write_table(pq.read_schema(splits["validation"] / "target.parquet").empty_table(), impressions)
+    columns = (Column(name="number", kind="numeric", dtype="float32", meaning=""),)
+    beside = views["validation"] / "target.parquet"
+    write_walk(Walk(lambda chunk: {}), impressions, beside, columns, tmp_path / "columns.parquet")
+    found = pq.read_table(tmp_path / "columns.parquet")
+    assert (found.column_names, found.num_rows) == (["row", "first", "number"], 0)
+
+
 def test_gap_to_best_rival() -> None:
     nan = np.nan
     score = np.array([3, 1, 2, 5, nan, 4, nan, nan, 1, 1], np.float32)
