@@ -31,18 +31,18 @@ def walk(engine: Engine, inputs: Inputs) -> Walk:
 
 def _compare(vectors: dict[Label, Vectors], chunk: Chunk) -> Columns:
     """The columns of a chunk: 0 if the two have nothing in common, NaN if either is about nothing."""
-    displays, after, columns = np.arange(len(chunk.page)), chunk.after_offsets, {}
-    for label, known in vectors.items():
-        page, viewed, ads = (
-            known.documents.places(ids) for ids in (chunk.page, chunk.beside["document_id"], chunk.ad_document)
-        )
-        sides = {
-            "page": Read(displays, displays + 1, page),
-            "user": Read(chunk.beside_offsets[:-1], after, viewed),
-            "later": Read(after, chunk.beside_offsets[1:], viewed),
-        }
-        for side, read in sides.items():
-            columns[f"{side}_ad_{label}"] = known.cosines(read, chunk.offsets, ads)
+    displays, after, viewed = np.arange(len(chunk.page)), chunk.after_offsets, chunk.beside["document_id"]
+    read = {
+        "page": (displays, displays + 1, chunk.page),
+        "user": (chunk.beside_offsets[:-1], after, viewed),
+        "later": (after, chunk.beside_offsets[1:], viewed),
+    }
+    columns = {}
+    for side, label in _PAIRS:
+        known, (begins, ends, documents) = vectors[label], read[side]
+        pages = Read(begins, ends, known.documents.places(documents))
+        ads = known.documents.places(chunk.ad_document)
+        columns[f"{side}_ad_{label}"] = known.cosines(pages, chunk.offsets, ads)
     return columns
 
 
