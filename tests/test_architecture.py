@@ -49,7 +49,7 @@ LAYERS = (
     {"core"},
 )
 #: Modules of a package of equals that all of its modules may import.
-SHARED = {"models": {"base"}, "features": {"base", "displays", "subjects", "smoothing", "vectors"}}
+SHARED = {"models": {"base"}, "features": {"base", "displays", "known", "smoothing", "subjects", "vectors"}}
 #: Command line options that name a module which the stage imports by that name.
 DYNAMIC = {"--group": "features", "--model": "models"}
 #: Command line options that name an entry of a section of params.yaml, which alone the stage reads.

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from pipeline.core.relational import LookUp, look_up, look_up_all
+from pipeline.core.engine import Engine
+from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
-from pipeline.features.smoothing import AD_KEYS, COUNTS, counts, fold, gains, key_of, scale, sums
+from pipeline.features.displays import Chunk, Columns, Walk, whole_numbers
+from pipeline.features.known import Known, pair, read_known, rows_fold
+from pipeline.features.smoothing import AD_KEYS, COUNTS, counts, gains, scale, sums
+from pipeline.features.vectors import Attribute, Index, Names, read_attribute, read_index
 from pipeline.schemas.features import number
+
+Longs = NDArray[np.int64]
 
 DAY_PART_MS = 4 * 3_600_000
 #: What a place (or time) is named -> what it is. `state` holds its country, since their codes repeat.
@@ -24,33 +34,82 @@ PLACES = {
     "platform": "the user's device",
     "daypart": "four hours of the day",
 }
+#: Those that a page has, by its document.
+_OF_PAGE = ("publisher", "source")
+_WITHIN = ">"
 
 
-def build(inputs: Inputs) -> ir.Table:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What rows may know of the keys at each publisher (or source, page, ...): by name of AD_KEYS, by `pair` of the
+    places of the two in their indexes."""
+
+    index: Index | Names
+    gains: dict[str, Known]
+
+
+def walk(engine: Engine, inputs: Inputs) -> Walk:
     """NAME_by_PLACE: log of (clicks + s b) / (e + s b), where the shows of an ad (a campaign, ...) at the place were
     expected to bring e clicks by its lift everywhere (see `smoothing`). So it is smoothed towards the ad's own rate.
 
-    Fewer than s shows count nothing: most pairs are that rare, and tell little. What is left is short, holds the values
-    themselves, and describes a range of rows at once.
+    Fewer than s shows count nothing: most pairs are that rare, and tell little. What is left is short.
     """
-    table = inputs.impressions.mutate(fold=fold(inputs.impressions, inputs.smoothing.folds))
-    for place in PLACES:
-        table = _at(inputs, table, place)
-    table = look_up_all(table, list(_look_ups(inputs)))
-    return table.mutate(**{column.name: table[column.name].fill_null(0) for column in GROUP.columns})
+    keys = {key: read_index(engine, inputs.history[key]) for key in AD_KEYS.values()}
+    sites = {place: read_attribute(engine, _of_documents(inputs, place), place) for place in _OF_PAGE}
+    places = {place: _read_place(engine, inputs, keys, place, known) for place, known in _gains(inputs)}
+    more = (*AD_KEYS.values(), "timestamp", "platform")
+    return Walk(lambda chunk: _describe(inputs, keys, sites, places, chunk), more, texts=("country", "state"))
 
 
-def _look_ups(inputs: Inputs) -> Iterator[LookUp]:
-    """NAME_by_PLACE of each key at each place, where a row may know enough of it."""
+def _describe(
+    inputs: Inputs, keys: dict[str, Index], sites: dict[str, Attribute], places: dict[str, _Place], chunk: Chunk
+) -> Columns:
+    columns = {}
+    display = chunk.display_of_row
+    fold = rows_fold(inputs, chunk)
+    known_keys = {key: index.places(chunk.more[key]) for key, index in keys.items()}
+    for name, at_display in _at_displays(sites, chunk).items():
+        place = places[name]
+        at = place.index.places(at_display)[display]
+        for ad, key in AD_KEYS.items():
+            columns[f"{ad}_by_{name}"] = place.gains[ad].of(pair(at, known_keys[key], len(keys[key])), fold)
+    return columns
+
+
+def _at_displays(sites: dict[str, Attribute], chunk: Chunk) -> dict[str, Longs | pa.ChunkedArray]:
+    """The place of each display (D,), unknown as -1 or null: as `_at` has it."""
+    first, (country, state) = chunk.offsets[:-1], (chunk.texts["country"], chunk.texts["state"])
+    time = chunk.more["timestamp"][first]
+    return {
+        **{name: site.of(chunk.page) for name, site in sites.items()},
+        "page": chunk.page,
+        "country": country,
+        "state": pc.binary_join_element_wise(country, state, _WITHIN),
+        "platform": chunk.more["platform"][first],
+        "daypart": np.where(time < 0, -1, time // DAY_PART_MS % 6),
+    }
+
+
+def _read_place(engine: Engine, inputs: Inputs, keys: dict[str, Index], place: str, known: ir.Table) -> _Place:
+    rows = engine.to_arrow(known)
+    text = pa.types.is_string(rows[place].type)
+    index = Names(rows[place].unique()) if text else Index(np.unique(whole_numbers(rows[place])))
+    found = {}
+    for at, (name, key) in enumerate(AD_KEYS.items()):
+        own = rows.filter(pc.field("name") == at)
+        there = index.places(own[place] if text else whole_numbers(own[place]))
+        ids = pair(there, keys[key].places(whole_numbers(own["key"])), len(keys[key]))
+        found[name] = read_known(inputs, own, ids, "gain")
+    return _Place(index, found)
+
+
+def _gains(inputs: Inputs) -> Iterator[tuple[str, ir.Table]]:
+    """For each place the look-up of `gain` by name (its place in AD_KEYS), key, PLACE, where a row may know enough."""
     folds, least = inputs.smoothing.folds, inputs.smoothing.strength / scale(inputs)
     everywhere = _by_names(inputs, counts(inputs.history, ["ad_id"], folds), ["fold"])
     for place in PLACES:
         here = _frequent(inputs, counts(_at(inputs, inputs.history, place), ["ad_id", place], folds), place)
-        known = gains(inputs, inputs.once(everywhere), here, ["name", "key"], [place], least)
-        for at, (name, key) in enumerate(AD_KEYS.items()):
-            by = key_of(inputs, ["key", place])
-            own = known.filter(known.name == at).select(*by, **{f"{name}_by_{place}": known.gain})
-            yield own, {key: "key"} | {each: each for each in list(by)[1:]}
+        yield place, gains(inputs, inputs.once(everywhere), here, ["name", "key"], [place], least)
 
 
 def _frequent(inputs: Inputs, by_ad: ir.Table, place: str) -> ir.Table:
@@ -79,18 +138,23 @@ def _by_names(inputs: Inputs, by_ad: ir.Table, more: list[str], often: ir.Table 
 
 def _at(inputs: Inputs, table: ir.Table, place: str) -> ir.Table:
     """Add the column PLACE: which publisher, source, ... the row's display has."""
-    if place in ("publisher", "source"):
-        meta = inputs.table("documents_meta")
-        named = meta.filter(meta[f"{place}_id"].notnull()).select("document_id", **{place: f"{place}_id"})
-        return look_up(table, inputs.once(named), {"document_id": "document_id"})
+    if place in _OF_PAGE:
+        return look_up(table, _of_documents(inputs, place), {"document_id": "document_id"})
     columns = {
         "page": table.document_id,
         "country": table.country,
-        "state": table.country + ibis.literal(">") + table.state,
+        "state": table.country + ibis.literal(_WITHIN) + table.state,
         "platform": table.platform,
         "daypart": table.timestamp // DAY_PART_MS % 6,
     }
     return table.mutate(**{place: columns[place]})
+
+
+def _of_documents(inputs: Inputs, place: str) -> ir.Table:
+    """document_id -> PLACE, where it is known."""
+    meta = inputs.table("documents_meta")
+    known = meta.filter(meta[f"{place}_id"].notnull())
+    return inputs.once(known.select("document_id", **{place: f"{place}_id"}))
 
 
 GROUP = Group(
@@ -100,5 +164,5 @@ GROUP = Group(
         for name in AD_KEYS
         for place, meaning in PLACES.items()
     ),
-    build=build,
+    walk=walk,
 )

@@ -27,6 +27,7 @@ Longs = NDArray[np.int64]
 
 #: Displays that are held at once.
 CHUNK = 1 << 16
+_NEEDED = ("row", "display_id", "first", "document_id", "timestamp", "ad_document_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,9 @@ Columns = Mapping[str, NDArray[np.float32] | Bags]
 class Chunk:
     """D displays in a row, N ads. A document, page or day is -1 where none is known.
 
-    display_id, page, day: (D,). row, ad_document, and more (the columns that a Walk names): (N,), those of display d at
-    offsets[d] : offsets[d + 1], by ascending ad_id. beside: columns of the file that is read in step, those of display
-    d at beside_offsets[d] : beside_offsets[d + 1].
+    display_id, page, day, and texts (null where unknown): (D,). row, ad_document, and more: (N,), those of display d at
+    offsets[d] : offsets[d + 1], by ascending ad_id. more, texts: the columns that a Walk names. beside: columns of the
+    file that is read in step, those of display d at beside_offsets[d] : beside_offsets[d + 1].
     """
 
     display_id: Longs
@@ -63,6 +64,7 @@ class Chunk:
     row: Longs
     ad_document: Longs
     more: dict[str, Longs]
+    texts: dict[str, pa.ChunkedArray]
     beside_offsets: Longs
     beside: dict[str, Longs]
 
@@ -87,31 +89,34 @@ class Chunk:
 class Walk:
     """How a part's rows are described, chunk by chunk.
 
-    columns: further ones of the impressions, whole numbers. beside: the file that is read in step with them, if it is
-    not what the users of the displays viewed.
+    columns: further ones of the impressions, whole numbers. texts: those of text, which all ads of a display share.
+    beside: the file that is read in step with them, if it is not what the users of the displays viewed.
     """
 
     compute: Callable[[Chunk], Columns]
     columns: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
     beside: Path | None = None
 
 
-def chunks(impressions: Path, beside: Path, more: tuple[str, ...] = (), size: int = CHUNK) -> Iterator[Chunk]:
+def chunks(
+    impressions: Path, beside: Path, more: tuple[str, ...] = (), texts: tuple[str, ...] = (), size: int = CHUNK
+) -> Iterator[Chunk]:
     """Walk through impressions and, in step, through another file that is sorted by display_id, too."""
-    names = ["row", "display_id", "first", "document_id", "timestamp", "ad_document_id", *more]
+    names = list(dict.fromkeys([*_NEEDED, *more, *texts]))
     follow = _Follower(beside)
     rest = pq.read_schema(impressions).empty_table().select(names)
     for batch in pq.ParquetFile(impressions).iter_batches(CHUNK, columns=names):
         rest = pa.concat_tables([rest, pa.Table.from_batches([batch]).select(names)])
         starts = np.flatnonzero(rest["first"].to_numpy())
         while len(starts) > size:  # the display after the last one shows that the last one is whole
-            yield _chunk(rest[: starts[size]], starts[:size], more, follow)
+            yield _chunk(rest[: starts[size]], starts[:size], more, texts, follow)
             rest, starts = rest[starts[size] :], starts[size:] - starts[size]
     if len(rest):
-        yield _chunk(rest, np.flatnonzero(rest["first"].to_numpy()), more, follow)
+        yield _chunk(rest, np.flatnonzero(rest["first"].to_numpy()), more, texts, follow)
 
 
-def _chunk(rows: pa.Table, starts: Longs, more: tuple[str, ...], follow: _Follower) -> Chunk:
+def _chunk(rows: pa.Table, starts: Longs, more: tuple[str, ...], texts: tuple[str, ...], follow: _Follower) -> Chunk:
     display_id = whole_numbers(rows["display_id"])[starts]
     timestamp = whole_numbers(rows["timestamp"])[starts]
     beside_offsets, beside = follow(display_id)
@@ -123,6 +128,7 @@ def _chunk(rows: pa.Table, starts: Longs, more: tuple[str, ...], follow: _Follow
         row=whole_numbers(rows["row"]),
         ad_document=whole_numbers(rows["ad_document_id"]),
         more={name: whole_numbers(rows[name]) for name in more},
+        texts={name: rows[name].take(starts) for name in texts},
         beside_offsets=beside_offsets,
         beside=beside,
     )
@@ -179,7 +185,7 @@ def write_walk(
         if not total:
             yield pa.schema({"row": pa.int64(), "first": pa.bool_(), **types}).empty_table()
         with bar(total, path.parent.name.strip(".")) as shown:
-            read = chunks(impressions, walk.beside or views, walk.columns)
+            read = chunks(impressions, walk.beside or views, walk.columns, walk.texts)
             for chunk, found in _computed(read, walk.compute, threads):
                 first = np.zeros(len(chunk.row), bool)
                 first[chunk.offsets[:-1]] = True

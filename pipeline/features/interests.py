@@ -14,7 +14,7 @@ from pipeline.core.engine import Engine
 from pipeline.features.base import Group, Inputs
 from pipeline.features.displays import Bags, Chunk, Columns, Walk
 from pipeline.features.subjects import SUBJECTS, Subject, about, in_units
-from pipeline.features.vectors import Index, Read, Sums, Vectors, read_vectors
+from pipeline.features.vectors import Index, Read, Sums, Vectors, read_index, read_vectors
 from pipeline.schemas.features import Scope, bag
 
 #: name -> (pages, scope).
@@ -28,9 +28,8 @@ _RARER = 4
 
 def walk(engine: Engine, inputs: Inputs) -> Walk:
     vectors = {subject: read_vectors(engine, in_units(about(inputs, subject))) for subject in SUBJECTS}
-    promoted = inputs.table("promoted_content").select("document_id").distinct().order_by("document_id")
-    known = Index(engine.to_arrow(promoted)["document_id"].to_numpy().astype(np.int64))
-    return Walk(lambda chunk: _interests(vectors, known, chunk))
+    promoted = read_index(engine, inputs.table("promoted_content").document_id)
+    return Walk(lambda chunk: _interests(vectors, promoted, chunk))
 
 
 def _interests(vectors: dict[Subject, Vectors], promoted: Index, chunk: Chunk) -> Columns:

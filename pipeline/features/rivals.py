@@ -3,17 +3,15 @@ against theirs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.compiled import compiled
 from pipeline.core.engine import Engine
 from pipeline.features.base import Group, Inputs
-from pipeline.features.displays import Bags, Chunk, Columns, Walk, gap_to_best_rival
-from pipeline.features.smoothing import AD_KEYS, fold_of, rates
-from pipeline.features.vectors import Index
+from pipeline.features.displays import Bags, Chunk, Columns, Walk, gap_to_best_rival, whole_numbers
+from pipeline.features.known import Known, read_known, rows_fold
+from pipeline.features.smoothing import AD_KEYS, rates
 from pipeline.schemas.features import bag, number
 
 Longs = NDArray[np.int64]
@@ -22,44 +20,27 @@ Longs = NDArray[np.int64]
 _LISTED = {name: key for name, key in AD_KEYS.items() if name != "advertiser"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Lifts:
-    """What a part's rows may know of a key's lift (smoothing.rates), by its place in the index and their fold."""
-
-    known: Index
-    values: NDArray[np.float64]  # (keys, folds of history, 1 for target)
-
-    def of(self, keys: Longs, display_id: Longs) -> NDArray[np.float64]:
-        """(N,), 0 where nothing is known."""
-        places = self.known.places(keys)
-        return np.where(places < 0, 0.0, self.values[places, fold_of(display_id, self.values.shape[1])])
-
-
 def walk(engine: Engine, inputs: Inputs) -> Walk:
     lifts = {key: _read_lifts(engine, inputs, key) for key in AD_KEYS.values()}
-    return Walk(lambda chunk: _describe(lifts, chunk), columns=("ad_id", "campaign_id", "advertiser_id"))
+    return Walk(lambda chunk: _describe(inputs, lifts, chunk), columns=("ad_id", "campaign_id", "advertiser_id"))
 
 
-def _read_lifts(engine: Engine, inputs: Inputs, key: str) -> _Lifts:
-    folds = inputs.smoothing.folds if inputs.part == "history" else 1
+def _read_lifts(engine: Engine, inputs: Inputs, key: str) -> Known:
     rows = engine.to_arrow(rates(inputs, key).drop("shows", "rate"))
-    keys, places = np.unique(rows[key].to_numpy().astype(np.int64), return_inverse=True)
-    values = np.zeros((max(1, len(keys)), folds))
-    values[places, rows["fold"].to_numpy() if folds > 1 else 0] = rows["lift"].to_numpy()
-    return _Lifts(Index(keys), values)
+    return read_known(inputs, rows, whole_numbers(rows[key]), "lift")
 
 
-def _describe(lifts: dict[str, _Lifts], chunk: Chunk) -> Columns:
+def _describe(inputs: Inputs, lifts: dict[str, Known], chunk: Chunk) -> Columns:
     """rank: 1 for the display's best lift, ties share it. gap: the lift less that of the best rival, 0 without one."""
     keys = {**chunk.more, "ad_document_id": chunk.ad_document}
-    ads, display_id = np.diff(chunk.offsets), chunk.display_id[chunk.display_of_row]
+    ads, fold = np.diff(chunk.offsets), rows_fold(inputs, chunk)
     columns: dict[str, NDArray[np.float32] | Bags] = {
         "rivals": (ads - 1).astype(np.float32)[chunk.display_of_row],
         **{f"rival_{name}": _others(chunk.offsets, keys[key]) for name, key in _LISTED.items()},
         **_viewed(chunk),
     }
     for name, key in AD_KEYS.items():
-        lift, rank = lifts[key].of(keys[key], display_id), np.empty(len(display_id), np.float32)
+        lift, rank = lifts[key].of(keys[key], fold), np.empty(len(fold), np.float32)
         _rank(chunk.offsets, lift, rank)
         columns |= {f"{name}_rank": rank, f"{name}_gap": gap_to_best_rival(lift, chunk.offsets)}
     return columns

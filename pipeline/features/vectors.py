@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import ibis.expr.types as ir
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.core.compiled import compiled
@@ -28,11 +30,52 @@ class Index:
         self._shift = max(0, highest.bit_length() - len(ids).bit_length())
         self._starts = np.searchsorted(ids, np.arange((highest >> self._shift) + 2) << self._shift)
 
+    def __len__(self) -> int:
+        return len(self._ids)
+
     def places(self, ids: Longs) -> Ints:
         """Where each of some ids (n,) stands, -1 if it is none of them."""
         found = np.empty(len(ids), np.int32)
         _find(self._ids, self._starts, self._shift, ids, found)
         return found
+
+
+def read_index(engine: Engine, column: ir.Column) -> Index:
+    """Of the ids in a column of whole numbers."""
+    ids = column.name("id").as_table()
+    rows = engine.to_arrow(ids.filter(ids.id.notnull()).distinct().order_by("id"))
+    return Index(rows["id"].to_numpy().astype(np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The places of some texts, as those of ids in an Index."""
+
+    texts: pa.Array
+
+    def places(self, texts: pa.ChunkedArray) -> Ints:
+        """Where each of some texts (n,) stands, -1 if it is none of them."""
+        return np.asarray(pc.index_in(texts, self.texts).fill_null(-1).to_numpy())
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """What each document is known by: its publisher, its main topic, ... ids: (M,), as the documents."""
+
+    documents: Index
+    ids: Longs
+
+    def of(self, documents: Longs) -> Longs:
+        """(n,), -1 where it is unknown."""
+        places = self.documents.places(documents)
+        return np.where(places < 0, -1, self.ids[places])
+
+
+def read_attribute(engine: Engine, table: ir.Table, name: str) -> Attribute:
+    """From document_id and the column `name`, both known and no document twice."""
+    rows = engine.to_arrow(table.select("document_id", name).order_by("document_id"))
+    documents, ids = (rows[column].to_numpy().astype(np.int64) for column in ("document_id", name))
+    return Attribute(Index(documents), ids)
 
 
 @dataclass(frozen=True, slots=True)
