@@ -289,3 +289,19 @@ def test_the_runtime_is_obeyed(runtime: RuntimeConfig) -> None:
         assert engine.sql("SELECT current_setting('threads')") == [(1,)]
         assert engine.sql("SELECT current_setting('memory_limit')")[0][0] == "286.1 MiB"
     assert RuntimeConfig(threads=0).cores >= 1
+
+
+def test_a_counter_of_rows_takes_next_to_no_space_and_all_else_a_dictionary(tmp_path: Path) -> None:
+    ids = np.arange(100_000)
+    bag = pa.list_(pa.struct({"id": pa.uint32(), "weight": pa.float32()}))
+    bags = pa.array([[{"id": i % 7, "weight": 0.5}] for i in range(len(ids))], bag)
+    table = pa.table({"row": ids, "key": ids % 9, "bag": bags})
+    engine_module.write_tables([table.slice(0, 70_000), table.slice(70_000)], tmp_path / "table.parquet")
+    group = pq.read_metadata(tmp_path / "table.parquet").row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    row = columns.pop("row")
+    assert "DELTA_BINARY_PACKED" in row.encodings
+    assert row.total_compressed_size < len(ids) / 50
+    assert len(columns) == 3
+    assert all(column.has_dictionary_page for column in columns.values())
+    assert pq.read_table(tmp_path / "table.parquet").equals(table)

@@ -23,7 +23,13 @@ def test_chunks_are_the_files_cut_at_displays(splits: dict[str, Path], views: di
         rows = pq.read_table(splits["validation"] / f"{part}.parquet")
         beside = pq.read_table(views["validation"] / f"{part}.parquet")
         found = list(
-            chunks(splits["validation"] / f"{part}.parquet", views["validation"] / f"{part}.parquet", size=size)
+            chunks(
+                splits["validation"] / f"{part}.parquet",
+                views["validation"] / f"{part}.parquet",
+                ("ad_id", "timestamp"),
+                ("country",),
+                size,
+            )
         )
         assert [len(c.page) for c in found[:-1]] == [size] * (len(found) - 1)
         assert np.concatenate([c.row for c in found]).tolist() == rows["row"].to_pylist()
@@ -31,6 +37,8 @@ def test_chunks_are_the_files_cut_at_displays(splits: dict[str, Path], views: di
             np.concatenate([c.display_id[c.display_of_row] for c in found]).tolist() == rows["display_id"].to_pylist()
         )
         shown = rows.filter(rows["first"])
+        assert np.concatenate([c.more["ad_id"] for c in found]).tolist() == rows["ad_id"].to_pylist()
+        assert [name for c in found for name in c.texts["country"].to_pylist()] == shown["country"].to_pylist()
         pages = [-1 if page is None else page for page in shown["document_id"].to_pylist()]
         assert np.concatenate([c.page for c in found]).tolist() == pages
         days = [-1 if time is None else time // DAY_MS for time in shown["timestamp"].to_pylist()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.duckdb_engine import DuckDBEngine
-from pipeline.features.vectors import Index, Read, Vectors, read_vectors
+from pipeline.features.vectors import Index, Names, Read, Vectors, read_attribute, read_index, read_vectors
 
 DOCUMENTS, IDS, DISPLAYS = 60, 25, 200
 
@@ -24,6 +25,21 @@ def test_places(number: int, spread: int) -> None:
     wanted = np.concatenate([ids, rng.integers(-2, 2 * number * spread + 5, 500), [-1, 2**32 - 1, 2**62]])
     known = {one: place for place, one in enumerate(ids.tolist())}
     assert Index(ids).places(wanted).tolist() == [known.get(one, -1) for one in wanted.tolist()]
+
+
+def test_names_are_found_as_ids_are() -> None:
+    found = Names(pa.array(["US", "GB>LND"])).places(pa.chunked_array([["GB>LND", None], ["DE", "US"]]))
+    assert found.tolist() == [1, -1, -1, 0]
+
+
+def test_attributes_and_indexes_are_read_in_any_order(tmp_path: Path, engine: DuckDBEngine) -> None:
+    table = {"document_id": pa.array([9, 2, 5, 7], pa.uint32()), "source": pa.array([70, 80, 70, 90], pa.uint16())}
+    pq.write_table(pa.table(table), tmp_path / "sources.parquet")
+    sources = engine.table(tmp_path / "sources.parquet")
+    attribute, index = read_attribute(engine, sources, "source"), read_index(engine, sources.source)
+    assert attribute.of(np.array([5, 3, 2, -1, 9])).tolist() == [70, -1, 80, -1, 70]
+    assert index.places(np.array([80, 9, 70, 90])).tolist() == [1, -1, 0, 2]
+    assert len(index) == 3
 
 
 @pytest.fixture
