@@ -512,6 +512,15 @@ def test_numbers_of_the_world(
 # --- displays, flags, files ---------------------------------------------------------------------------------------
 
 
+def test_an_array_is_opened_once(encoded: dict[str, Encoded], monkeypatch: pytest.MonkeyPatch) -> None:
+    part = encoded["validation"].part("target")
+    first = part.array("clicked"), part.field("campaign_id"), part.field("ad_topic", "ids")
+    monkeypatch.setattr(np, "load", None)
+    again = part.array("clicked"), part.field("campaign_id"), part.field("ad_topic", "ids")
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("split", ["validation", "submission"])
 def test_displays_and_labels(splits: dict[str, Path], encoded: dict[str, Encoded], split: str) -> None:
     for part in PARTS:

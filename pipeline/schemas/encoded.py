@@ -77,7 +77,7 @@ HEADER = 128  # bytes before the values of a .npy file
 
 
 class EncodedPart:
-    """One part of a split: arrays by name, opened when they are first read.
+    """One part of a split: arrays by name, opened when they are first read, and then kept open.
 
     rows: N. displays: D. elsewhere: fields that do not lie in the folder, and the file of each.
     twins: fields that are computed, the number of each, and the file of its edges.
@@ -93,10 +93,11 @@ class EncodedPart:
     ) -> None:
         self.folder, self.rows, self.displays = folder, rows, displays
         self._elsewhere, self.twins = elsewhere or {}, twins or {}
+        self._opened: dict[Path, NDArray[Any]] = {}
 
     def array(self, name: str) -> NDArray[Any]:
         """An id, a label or a flag: the memory-mapped array NAME.npy."""
-        return open_array(self.folder / f"{name}.npy")
+        return self._open(self.folder / f"{name}.npy")
 
     def field(self, name: str, kind: str = "") -> NDArray[Any] | Computed:
         """A field's array, by display or by row; kind: offsets, ids or weights of a multi-valued one."""
@@ -105,10 +106,15 @@ class EncodedPart:
             edges = np.load(path)
             return buckets(self.field(number), edges, code_type(len(edges) + 2))
         own = self.folder / "fields" / f"{name}{kind and f'.{kind}'}.npy"
-        stored = np.asarray(open_array(self._elsewhere.get(name, own)))
+        stored = np.asarray(self._open(self._elsewhere.get(name, own)))
         if kind == "offsets" and stored.dtype != np.int64:
             return Computed(stored, np.int64, _copy)
         return wide(stored) if stored.dtype == np.float16 else stored
+
+    def _open(self, path: Path) -> NDArray[Any]:
+        if path not in self._opened:
+            self._opened[path] = open_array(path)
+        return self._opened[path]
 
     def values(self, field: Field, rows: NDArray[np.integer[Any]]) -> NDArray[Any]:
         """The values of a categorical or numeric field in some rows, whatever it is stored by. (R,) -> (R,)"""
