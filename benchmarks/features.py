@@ -2,8 +2,8 @@
 
     python -m benchmarks.features --tables data/tables --split data/splits/validation --views data/views/validation
 
-Both run in a process of their own, one after the other, and write zstd Parquet in the order of the rows; the least of
-some repetitions counts, and all values are compared. The stage has to be within 1.5 times the query.
+Both run in a process of their own, whose start counts, one after the other, and write zstd Parquet in the order of the
+rows; the least of some repetitions counts, and all values are compared. The stage has to be within 1.5 times the query.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pipeline.core.runtime import runtime
 from pipeline.schemas.impressions import PARTS
 
 LIMIT = 1.5
+RESULT = ROOT / "benchmarks" / "results" / "features.md"
 
 CONTEXT = """
 SELECT row, first, platform, country, country || '>' || state AS region, dma,
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("--views", type=Path, default=ROOT / "data/views/validation", help="its page views by display")
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="smoothing, threads, memory")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each; the fastest counts (default: 3)")
+    parser.add_argument("--out", type=Path, default=RESULT, help=f"the report (default: {RESULT.relative_to(ROOT)})")
     parser.add_argument("--by-hand", nargs=2, metavar=("GROUP", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     tables, split, params = (path.resolve() for path in (options.tables, options.split, options.params))
@@ -173,9 +175,11 @@ def main() -> None:
         )
         print(*rows[-1], flush=True)
     count = sum(pq.read_metadata(split / f"{part}.parquet").num_rows for part in PARTS)
-    print(f"\n{count:,} rows, {machine()}\n")
     head = ["group", "stage s", "query s", "ratio", "CPU ratio", "stage GiB", "query GiB", f"within {LIMIT}"]
-    print(table(head, rows))
+    found = table(head, rows)
+    given = f"Written by `python -m benchmarks.features`, {count:,} rows: {machine()}."
+    options.out.write_text(f"# Features\n\n{given}\n\n{found}", encoding="utf-8")
+    print(found)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Ingest against DuckDB's bare COPY of the same files with the same types, in one run on one machine.
 
-    PYTHONPATH=. python benchmarks/ingest.py FOLDER --displays 500000
+    python -m benchmarks.ingest FOLDER --displays 500000
 
 A world is simulated below the folder (about 4 kB of CSV a display; it goes at the end). Ours does all that the stage
 does for a table: it checks every value and display, notes dirt, drops and sorts; of page views it keeps those of users
 with an event and counts the others. The bare COPY checks nothing but types. A zip streams through both: ours inflates
 it, DuckDB reads `unzip -p` from /dev/stdin. Contestants run in a process each and take turns; shown is the least of
 their seconds, and the most memory of any run. The start of Python and what both load before they work (this module's
-imports, those of the stage) count for neither; what ours loads while it works counts.
+imports, those of the stage) count for neither; what ours loads while it works counts. Ours also makes the table of
+users from events.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import duckdb
 
+from benchmarks.measure import ROOT, machine, table
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.ingest.config import IngestConfig
@@ -36,6 +38,7 @@ from pipeline.schemas.raw import RAW_FILES
 
 FILES = ("clicks_train.csv", "events.csv", "page_views.csv", "page_views.csv.zip")
 ROUNDS = 3
+RESULT = ROOT / "benchmarks" / "results" / "ingest.md"
 
 
 def ours(path: Path, folder: Path, runtime: RuntimeConfig) -> None:
@@ -69,7 +72,16 @@ def one(contestant: str, path: Path, folder: Path, runtime: RuntimeConfig) -> No
 
 
 def run(contestant: str, path: Path, folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    command = [sys.executable, __file__, str(folder), "--threads", str(options.threads), "--memory", options.memory]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.ingest",
+        str(folder),
+        "--threads",
+        str(options.threads),
+        "--memory",
+        options.memory,
+    ]
     command += ["--one", contestant, "--file", str(path)]
     if contestant == "ours" or path.suffix != ".zip":
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -88,22 +100,39 @@ def world(folder: Path, displays: int) -> None:
         archive.write(folder / "page_views.csv", "page_views.csv")
 
 
-def compare(folder: Path, options: argparse.Namespace) -> None:
-    """Let the contestants take turns, and print a line for each file."""
-    print(f"{options.displays} displays, {options.threads} threads, {options.memory}; seconds (CPU seconds, peak MB)")
-    print(f"{'file':20}{'MB':>8}{'ours':>26}{'bare COPY':>26}{'ratio':>8}")
+def compare(folder: Path, options: argparse.Namespace) -> str:
+    """Let the contestants take turns; a table with a line for each file, and one for all but the zip."""
+    best: dict[str, dict[str, dict[str, float]]] = {}
     for name in FILES:
         found: dict[str, list[dict[str, float]]] = {"ours": [], "bare": []}
         for _ in range(ROUNDS):
             for contestant, runs in found.items():
                 runs.append(run(contestant, folder / name, folder, options))
-        best = {who: min(took["seconds"] for took in runs) for who, runs in found.items()}
-        shown = [
-            f"{best[who]:.2f} ({min(r['cpu'] for r in runs):.2f}, {max(r['peak'] for r in runs):.0f})"
+        best[name] = {
+            who: {
+                "MB": (folder / name).stat().st_size / 1e6,
+                "seconds": min(took["seconds"] for took in runs),
+                "cpu": min(took["cpu"] for took in runs),
+                "peak": max(took["peak"] for took in runs),
+            }
             for who, runs in found.items()
-        ]
-        size = (folder / name).stat().st_size / 1e6
-        print(f"{name:20}{size:8.0f}{shown[0]:>26}{shown[1]:>26}{best['ours'] / best['bare']:8.2f}", flush=True)
+        }
+        print(*_line(name, best[name]), flush=True)
+    text = [costs for name, costs in best.items() if not name.endswith(".zip")]
+    together = {
+        who: {what: (max if what == "peak" else sum)(costs[who][what] for costs in text) for what in text[0][who]}
+        for who in ("ours", "bare")
+    }
+    head = ["file", "MB", "ours: s", "COPY: s", "ratio", "ours: CPU s", "COPY: CPU s", "ours: peak MB", "COPY: peak MB"]
+    rows = [_line(name, costs) for name, costs in {**best, "all .csv": together}.items()]
+    return table(head, rows)
+
+
+def _line(name: str, costs: dict[str, dict[str, float]]) -> list[str]:
+    ours, bare = costs["ours"], costs["bare"]
+    line = [name, f"{ours['MB']:,.0f}", f"{ours['seconds']:.2f}", f"{bare['seconds']:.2f}"]
+    line += [f"{ours['seconds'] / bare['seconds']:.2f}", f"{ours['cpu']:.2f}", f"{bare['cpu']:.2f}"]
+    return [*line, f"{ours['peak']:,.0f}", f"{bare['peak']:,.0f}"]
 
 
 def main() -> None:
@@ -112,6 +141,7 @@ def main() -> None:
     command.add_argument("--displays", type=int, default=500_000, help="of the world; the competition has 23,120,126")
     command.add_argument("--threads", type=int, default=RuntimeConfig().cores)
     command.add_argument("--memory", default="4GB", help="DuckDB's memory limit")
+    command.add_argument("--out", type=Path, default=RESULT, help=f"the report (default: {RESULT.relative_to(ROOT)})")
     command.add_argument("--one", choices=("ours", "bare"), help=argparse.SUPPRESS)
     command.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     options = command.parse_args()
@@ -125,9 +155,14 @@ def main() -> None:
     folder.mkdir(parents=True)
     try:
         world(folder, options.displays)
-        compare(folder, options)
+        found = compare(folder, options)
     finally:
         shutil.rmtree(folder)
+    given = f"{options.displays:,} displays, {options.threads} threads, {options.memory}: {machine()}."
+    options.out.write_text(
+        f"# Ingest\n\nWritten by `python -m benchmarks.ingest`, {given}\n\n{found}", encoding="utf-8"
+    )
+    print(found)
 
 
 if __name__ == "__main__":
