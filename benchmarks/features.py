@@ -1,7 +1,8 @@
 """The feature stage against hand-written SQL: the same columns, by one DuckDB query a part, in one run.
 
-    python -m benchmarks.features --tables data/tables --split data/splits/validation --views data/views/validation
+    python -m benchmarks.features --scratch FOLDER    # the world stays there, and is made but once
 
+A world of 1/20 of the competition is simulated, unless --displays says another size, and brought up to its features.
 Both run in a process of their own, whose start counts, one after the other, and write zstd Parquet in the order of the
 rows; the least of some repetitions counts, and all values are compared. The stage has to be within 1.5 times the query.
 """
@@ -25,6 +26,8 @@ from pipeline.core.runtime import runtime
 from pipeline.schemas.impressions import PARTS
 
 LIMIT = 1.5
+DISPLAYS = 23_120_126 // 20  # of the world: a twentieth of the competition's
+SPLIT = Path("splits/validation")
 RESULT = ROOT / "benchmarks" / "results" / "features.md"
 
 CONTEXT = """
@@ -97,8 +100,9 @@ def query(group: str, part: str) -> str:
     return {"context": CONTEXT, "rates": rates_sql(part), "ids": IDS}[group]
 
 
-def write_by_hand(group: str, tables: Path, split: Path, params: Path, out: Path) -> None:
+def write_by_hand(group: str, world: Path, out: Path) -> None:
     """What the benchmark's own process does: both parts of a group by hand-written SQL."""
+    params = world / "params.yaml"
     machine_config, smoothing = runtime(params), read_yaml(params)["smoothing"]  # without Ibis, which takes its time
     out.mkdir(parents=True)
     with duckdb.connect() as connection:
@@ -107,7 +111,11 @@ def write_by_hand(group: str, tables: Path, split: Path, params: Path, out: Path
         connection.execute(f"SET temp_directory = '{out.parent / 'tmp'}'")
         for part in PARTS:
             filled = query(group, part).format(
-                tables=tables, split=split, part=part, folds=smoothing["folds"], strength=smoothing["strength"]
+                tables=world / "tables",
+                split=world / SPLIT,
+                part=part,
+                folds=smoothing["folds"],
+                strength=smoothing["strength"],
             )
             connection.execute(f"COPY ({filled}) TO '{out / f'{part}.parquet'}' (FORMAT parquet, COMPRESSION zstd)")
 
@@ -139,31 +147,41 @@ def best(commands: dict[str, list[str]], folders: dict[str, Path], repeat: int) 
     return {name: min(runs, key=lambda cost: cost.seconds) for name, runs in costs.items()}
 
 
+def make_world(scratch: Path, displays: int) -> Path:
+    """A folder with a world's parameters, tables, validation split and views by display."""
+    from benchmarks.scale import make_raw, steps, write_params  # not above: the hand-written query need not load it
+
+    world = scratch / f"world-{displays}"
+    params = write_params(world, displays, "4GB", 0)
+    make_raw(world, params)
+    for step in steps(world / "raw", world, params):
+        if step.stage in ("ingest", "split", "views") and step.split in ("", SPLIT.name) and not step.out.exists():
+            step.run(world, params)
+    return world
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", type=Path, default=ROOT / "data/tables", help="folder of typed tables")
-    parser.add_argument("--split", type=Path, default=ROOT / "data/splits/validation", help="folder of a split")
-    parser.add_argument("--views", type=Path, default=ROOT / "data/views/validation", help="its page views by display")
-    parser.add_argument("--params", type=Path, default=ROOT / "params.yaml", help="smoothing, threads, memory")
+    parser.add_argument("--scratch", type=Path, default=ROOT / "data" / "features-benchmark", help="folder of worlds")
+    parser.add_argument("--displays", type=int, default=DISPLAYS, help="of the world (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each; the fastest counts (default: 3)")
     parser.add_argument("--out", type=Path, default=RESULT, help=f"the report (default: {RESULT.relative_to(ROOT)})")
-    parser.add_argument("--by-hand", nargs=2, metavar=("GROUP", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--by-hand", nargs=3, metavar=("GROUP", "WORLD", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    tables, split, params = (path.resolve() for path in (options.tables, options.split, options.params))
     if options.by_hand:
-        write_by_hand(options.by_hand[0], tables, split, params, Path(options.by_hand[1]))
+        group, *paths = options.by_hand
+        write_by_hand(group, *map(Path, paths))
         return
+    world = make_world(options.scratch.resolve(), options.displays)
+    split = world / SPLIT
     rows = []
     for group in ("context", "rates", "ids"):
         with tempfile.TemporaryDirectory() as scratch:
             folders = {name: Path(scratch) / name for name in ("stage", "query")}
-            inputs = ["--tables", tables, "--split", split, "--params", params]
-            own = [sys.executable, "-m", "benchmarks.features", *map(str, inputs), "--by-hand", group]
-            views = ["--views", options.views.resolve()]
-            commands = {
-                "stage": stage("features", *inputs, *views, "--group", group, "--out", folders["stage"]),
-                "query": [*own, str(folders["query"])],
-            }
+            told = ["--params", world / "params.yaml", "--tables", world / "tables", "--split", split]
+            told += ["--views", world / "views" / split.name, "--group", group, "--out", folders["stage"]]
+            by_hand = [sys.executable, "-m", "benchmarks.features", "--by-hand", group, world, folders["query"]]
+            commands = {"stage": stage("features", *told), "query": [str(word) for word in by_hand]}
             costs = best(commands, folders, options.repeat)
             compare(folders["stage"], folders["query"])
         ours, theirs = costs["stage"], costs["query"]
