@@ -24,9 +24,9 @@ from benchmarks.measure import GIB, ROOT, Cost, machine, measured, stage, table
 from pipeline.core.config import read_yaml
 from pipeline.core.runtime import runtime
 from pipeline.schemas.impressions import PARTS
+from pipeline.sources.simulation.scale import DISPLAYS
 
 LIMIT = 1.5
-DISPLAYS = 23_120_126 // 20  # of the world: a twentieth of the competition's
 SPLIT = Path("splits/validation")
 RESULT = ROOT / "benchmarks" / "results" / "features.md"
 
@@ -163,7 +163,7 @@ def make_world(scratch: Path, displays: int) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scratch", type=Path, default=ROOT / "data" / "features-benchmark", help="folder of worlds")
-    parser.add_argument("--displays", type=int, default=DISPLAYS, help="of the world (default: %(default)s)")
+    parser.add_argument("--displays", type=int, default=DISPLAYS // 20, help="of the world (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each; the fastest counts (default: 3)")
     parser.add_argument("--out", type=Path, default=RESULT, help=f"the report (default: {RESULT.relative_to(ROOT)})")
     parser.add_argument("--by-hand", nargs=3, metavar=("GROUP", "WORLD", "OUT"), help=argparse.SUPPRESS)

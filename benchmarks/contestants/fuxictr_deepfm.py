@@ -30,8 +30,8 @@ class DeepFM(BaseModel):
         features.num_fields = len(self.columns)
         features.labels = ["clicked"]
         features.set_column_index()
-        never = 1 << 62  # evaluated while it trains
-        super().__init__(features, verbose=0, model_root=str(benchmark.folder), metrics=["AUC"], eval_steps=never)
+        folder, never = str(benchmark.folder), 1 << 62  # it trains without evaluations, which would count
+        super().__init__(features, verbose=0, model_root=folder, metrics=["AUC"], eval_steps=never)
         size = settings["embedding"]
         self.embedding_layer = FeatureEmbedding(features, size)
         self.fm = FactorizationMachine(features)
