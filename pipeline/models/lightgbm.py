@@ -24,10 +24,11 @@ from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 from pipeline.schemas.features import Scope
 from pipeline.schemas.fitting import FitOptions, Fitted
 from pipeline.schemas.predictions import labels_of, within_display_logits
-from pipeline.trees import boosting, dataset
+from pipeline.trees import boosting, dataset, objectives
 from pipeline.trees.boosting import Boosting, Schedule
 from pipeline.trees.dataset import binned, scores
 from pipeline.trees.machines import joined, share
+from pipeline.trees.objectives import OBJECTIVES
 
 DISTRIBUTED = True
 
@@ -41,15 +42,15 @@ class Config:
 
     rounds: trees at most. evaluate_every: rounds between two measurements of MAP@12; patience: how many measurements in
     a row may bring no gain before training stops. segment: rounds after which LightGBM's random numbers start anew, so
-    that a killed run can go on there: it does from the last segment that ended checkpoint_minutes after another. The
-    rest is LightGBM's own.
+    that a killed run can go on there: it does from the last segment that ended checkpoint_minutes after another.
+    objective: listwise is the softmax over a display (trees.objectives); it and the rest are LightGBM's own.
     """
 
     groups: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     scopes: tuple[Scope, ...] = ()
     max_categories: int = 64
-    objective: Literal["binary", "lambdarank", "rank_xendcg"] = "lambdarank"
+    objective: Literal["listwise", "binary", "lambdarank", "rank_xendcg"] = "listwise"
     rounds: int = 1000
     evaluate_every: int = 10
     patience: int = 10
@@ -76,7 +77,7 @@ class Config:
 
 
 SEARCH_SPACE: SearchSpace = {
-    "objective": Choice(values=("lambdarank", "rank_xendcg", "binary")),
+    "objective": Choice(values=("listwise", "binary", "lambdarank", "rank_xendcg")),
     "num_leaves": Uniform(low=7, high=255, log=True, whole=True),
     "min_data_in_leaf": Uniform(low=10, high=500, log=True, whole=True),
     "feature_fraction": Uniform(low=0.3, high=1.0),
@@ -108,15 +109,15 @@ class GradientBoostedTrees:
     def _trainer(self, encoded: Encoded, options: FitOptions, parameters: dict[str, Any]) -> Boosting:
         """Of several machines each learns from its share of history, and measures all of the target, as all must stop
         at the same round."""
-        history = encoded.part("history")
+        history, objective = encoded.part("history"), OBJECTIVES.get(self.config.objective)
         displays = share(history.displays, len(options.runtime.machines), options.rank)
         train = binned(history, self.fields, parameters, displays=displays)
         if options.length is not None:
-            return Boosting(parameters, self._schedule(max(1, round(options.length))), train)
+            return Boosting(parameters, self._schedule(max(1, round(options.length))), train, objective=objective)
         target = encoded.part("target")
         measured, labels = binned(target, self.fields, parameters, train), labels_of(target)
-        schedule = self._schedule(self.config.rounds)
-        return Boosting(parameters, schedule, train, measured, lambda score: map12(score, labels), options.report)
+        schedule, measure = self._schedule(self.config.rounds), lambda score: map12(score, labels)
+        return Boosting(parameters, schedule, train, measured, measure, options.report, objective)
 
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
         if self.booster is None:
@@ -151,7 +152,7 @@ class GradientBoostedTrees:
     def _parameters(self, cores: int) -> dict[str, Any]:
         c = self.config
         return {
-            "objective": c.objective,
+            "objective": "none" if c.objective in OBJECTIVES else c.objective,
             "metric": "None",
             "learning_rate": c.learning_rate,
             "num_leaves": c.num_leaves,
@@ -182,7 +183,8 @@ class GradientBoostedTrees:
     def _fingerprint(self, encoded: Encoded, length: float | None) -> str:
         """Changes with the data, the config and the code, so that a run never goes on from what no longer fits."""
         text = [repr((self.config, length, encoded.digest, [f.name for f in self.fields], lgb.__version__))]
-        text += [inspect.getsource(module) for module in (sys.modules[__name__], boosting, dataset, stopping)]
+        modules = (sys.modules[__name__], boosting, dataset, objectives, stopping)
+        text += [inspect.getsource(module) for module in modules]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
 
     def _logits(self, score: NDArray[np.float64], part: EncodedPart) -> NDArray[np.float32]:

@@ -17,16 +17,14 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 from lightgbm.basic import _LIB, _safe_call
-from numpy.typing import NDArray
 
 from pipeline.core.files import atomic_path
 from pipeline.core.progress import bar, log
 from pipeline.core.stopping import Stopping
+from pipeline.trees.objectives import Objective, Scores
 
 #: LightGBM's random numbers: which rows and which fields a tree is grown from, and the noise of an objective.
 _SEEDS = ("bagging_seed", "feature_fraction_seed", "objective_seed")
-
-Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +49,10 @@ class Progress(Stopping):
 
 
 class Boosting:
-    """Grows trees on `train`; with a `target`, until `measure(scores)` of it has not risen for long enough."""
+    """Grows trees on `train`; with a `target`, until `measure(scores)` of it has not risen for long enough.
+
+    objective: what they minimise; if None the one of LightGBM that `parameters` name, else those say "none".
+    """
 
     def __init__(
         self,
@@ -61,8 +62,10 @@ class Boosting:
         target: lgb.Dataset | None = None,
         measure: Callable[[Scores], float] = lambda scores: 0.0,
         report: Callable[[int, float], None] = lambda step, score: None,
+        objective: Objective | None = None,
     ) -> None:
         self.parameters, self.schedule, self.measure, self.report = parameters, schedule, measure, report
+        self.objective = objective
         self.sets = [train] if target is None else [train, target]
         self.progress = Progress()
         self._trees = ""  # LightGBM's text of all trees before this segment
@@ -86,7 +89,7 @@ class Boosting:
     def _segment(self, grown: Callable[[int], Any]) -> None:
         state, booster = self.progress, self._booster()
         while not state.done and state.round < self.schedule.rounds:
-            booster.update()
+            booster.update(None, self.objective)
             state.round += 1
             grown(1)
             if len(self.sets) > 1 and self._is_measured():

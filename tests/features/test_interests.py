@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,3 +49,31 @@ def test_interests(values_of: Callable[..., Any], sparse: tuple[Path, Path], tmp
                 assert {pair["id"]: pair["weight"] for pair in bag} == pytest.approx(weights(read, about), abs=1e-6)
             longer += len(after[row["display_id"]]) > 0
     assert longer > 300
+
+
+def test_favourite_publisher(values_of: Callable[..., Any], sparse: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of pages viewed on either side, but not of those to which clicks lead."""
+    publisher = {
+        row["document_id"]: row["publisher_id"]
+        for row in pq.read_table(sparse[0] / "documents_meta.parquet").to_pylist()
+        if row["publisher_id"] is not None
+    }
+    promoted = set(pq.read_table(sparse[0] / "promoted_content.parquet")["document_id"].to_pylist())
+    shared = single = 0
+    for part, (rows, found) in values_of("interests").items():
+        viewed = defaultdict(list)
+        for view in pq.read_table(tmp_path / "views" / f"{part}.parquet").to_pylist():
+            if view["document_id"] not in promoted:
+                viewed[view["display_id"]].append(view["document_id"])
+        for row, values in zip(rows[:6000], found, strict=False):
+            if not row["first"]:
+                continue
+            times = Counter(publisher[page] for page in viewed[row["display_id"]] if page in publisher)
+            own = sorted(p for p, n in times.items() if n == max(times.values()))
+            bag = values["favourite_publisher"] or []
+            assert [pair["id"] for pair in bag] == own
+            assert [pair["weight"] for pair in bag] == pytest.approx([1 / max(1, len(own))] * len(own))
+            shared += len(own) > 1
+            single += len(own) == 1 < len(times)
+    assert shared > 100
+    assert single > 100

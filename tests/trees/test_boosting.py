@@ -42,7 +42,7 @@ CONFIG = Config(
     checkpoint_minutes=0.0,
 )
 T = TypeVar("T")
-OBJECTIVES = ("lambdarank", "rank_xendcg", "binary")
+OBJECTIVES = ("listwise", "lambdarank", "rank_xendcg", "binary")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,10 @@ def counted(monkeypatch: pytest.MonkeyPatch, fitting: Callable[[], T]) -> tuple[
     return grown, result
 
 
-@pytest.mark.parametrize(("objective", "length"), [("lambdarank", None), ("rank_xendcg", 27.0), ("binary", None)])
+@pytest.mark.parametrize(
+    ("objective", "length"),
+    [("listwise", None), ("lambdarank", None), ("rank_xendcg", 27.0), ("binary", None)],
+)
 def test_a_killed_run_ends_as_an_undisturbed_one(
     world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: Any, length: float | None
 ) -> None:
