@@ -18,6 +18,7 @@ def test_context(values_of: Callable[..., Any]) -> None:
             time = row["timestamp"]
             expected = {name: row[name] for name in ("platform", "country", "dma")} | {
                 "hour": None if time is None else time // HOUR_MS % 24,
+                "daypart": None if time is None else time // HOUR_MS % 24 // 4,
                 "weekday": None if time is None else time // DAY_MS % 7,
                 "region": None if row["state"] is None else f"{row['country']}>{row['state']}",
             }
