@@ -21,6 +21,7 @@ from pipeline.factorization.model import FactorizationModel
 from pipeline.metrics import DivergedError, map12, tie_hash
 from pipeline.models.base import Kind
 from pipeline.schemas.encoded import Encoded, Field, write_scores
+from pipeline.schemas.features import HINDSIGHT
 from pipeline.schemas.fitting import FitOptions
 from pipeline.schemas.predictions import labels_of, read_scores
 
@@ -91,7 +92,7 @@ def _field(name: str, read: Sequence[Field], score: NDArray[np.float32]) -> Fiel
         kind="numeric",
         per="impression",
         meaning=f"logit of {name}, which has not learned from the display",
-        scope="future" if any(field.scope == "future" for field in read) else "out-of-fold",
+        scope="out-of-fold-future" if any(field.scope in HINDSIGHT for field in read) else "out-of-fold",
         mean=float(score.mean()),
         scale=max(float(score.std()), 1e-6),
     )

@@ -88,9 +88,9 @@ def test_what_knows_of_the_future_says_so(world: Encoded, tmp_path: Path) -> Non
         name: Encoded(world.folder, scored(world, tmp_path / name, scopes=chosen)).fields["base_score"]
         for name, chosen in scopes.items()
     }
-    assert {name: field.scope for name, field in found.items()} == {"a": "out-of-fold", "b": "future"}
+    assert {name: field.scope for name, field in found.items()} == {"a": "out-of-fold", "b": "out-of-fold-future"}
     crossed = scored(world, tmp_path / "c", scopes=("static",), crosses=("page x rate",))
-    assert Encoded(world.folder, crossed).fields["base_score"].scope == "future"
+    assert Encoded(world.folder, crossed).fields["base_score"].scope == "out-of-fold-future"
 
 
 def test_a_killed_run_goes_on(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

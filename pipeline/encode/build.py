@@ -32,7 +32,7 @@ from pipeline.encode.labels import starts_of, write_labels
 from pipeline.encode.reading import read_rows
 from pipeline.encode.vocabulary import Codes, build_vocabulary, size_of
 from pipeline.schemas.encoded import EncodedPart, Field, write_fields
-from pipeline.schemas.features import Column, read_columns
+from pipeline.schemas.features import HINDSIGHT, Column, read_columns
 from pipeline.schemas.impressions import PARTS, Part
 
 
@@ -64,9 +64,9 @@ def encode_split(
     *,
     leaks: bool = True,
 ) -> None:
-    """Write data/encoded/SPLIT into the folder `out`, whole or not at all; columns of scope `future` if `leaks`."""
+    """Write data/encoded/SPLIT into the folder `out`, whole or not at all; columns of scopes in HINDSIGHT if `leaks`."""
     declared = {group: read_columns(features / group) for group in groups}
-    columns = {g: tuple(c for c in found if leaks or c.scope != "future") for g, found in declared.items()}
+    columns = {g: tuple(c for c in found if leaks or c.scope not in HINDSIGHT) for g, found in declared.items()}
     hidden = [c.name for g, found in declared.items() for c in found if c not in columns[g]]
     with atomic_path(out) as partial, ThreadPoolExecutor(engine.runtime.cores) as threads:
         for folder in ("vocabulary", "edges", *(f"{part}/fields" for part in PARTS)):

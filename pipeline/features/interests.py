@@ -2,13 +2,16 @@
 
 A category or topic counts in proportion to the cube of how often it is met. Not to how often: views scatter around a
 few interests, so what is met half as often as another is far less than half as likely to be one. Nor does it count how
-many pages there are: ten about a thing do not make its ads ten times as attractive as one.
+many pages there are: ten about a thing do not make its ads ten times as attractive as one. The favourite publisher is
+where the user reads most, sharply: half as often is not at all.
 
-The favourite publisher is where the user reads most, sharply: half as often is not at all. The display's own page does
-not count: models read it anyway, and to most users, who view but a few pages, it would add a favourite.
+The profile leaves the display's own page out: models read that anyway, and to most users, who view but a few pages, it
+would add an interest.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,28 +22,23 @@ from pipeline.features.subjects import SUBJECTS, Label, about, in_units
 from pipeline.features.vectors import Index, Longs, Read, Sums, Vectors, read_index, read_vectors
 from pipeline.schemas.features import Scope, bag
 
-_READ: tuple[Label, ...] = (*SUBJECTS, "publisher")
-#: name -> (pages, scope).
-_NAMES: dict[str, tuple[str, Scope]] = {
+#: name -> (what was read, scope).
+_READ: dict[str, tuple[str, Scope]] = {
     "interest": ("the pages that the user viewed before the display, and its own page", "time-causal"),
-    "profile": ("the pages that the user viewed before and after the display, and its own page", "future"),
+    "profile": ("the pages that the user viewed before and after the display", "future"),
 }
 #: What is met so many times less often than what is met most is left out, and most is: its cube is next to nothing.
 _RARER = 4
 
 
 def walk(engine: Engine, inputs: Inputs) -> Walk:
-    vectors = {label: read_vectors(engine, in_units(about(inputs, label))) for label in _READ}
+    labels = {label for _, label, _ in _COLUMNS.values()}
+    vectors = {label: read_vectors(engine, in_units(about(inputs, label))) for label in sorted(labels)}
     promoted = read_index(engine, inputs.table("promoted_content").document_id)
-    return Walk(
-        lambda chunk: {
-            **_interests(vectors, promoted, chunk),
-            "favourite_publisher": _favourite(vectors["publisher"], promoted, chunk),
-        }
-    )
+    return Walk(lambda chunk: _lists(vectors, promoted, chunk))
 
 
-def _interests(vectors: dict[Label, Vectors], promoted: Index, chunk: Chunk) -> Columns:
+def _lists(vectors: dict[Label, Vectors], promoted: Index, chunk: Chunk) -> Columns:
     """The lists of a chunk's displays: what was read is their page, what was viewed before, and after, in this order.
 
     After them those that are promoted somewhere are left out: they tell what was clicked (group `leak`).
@@ -48,22 +46,16 @@ def _interests(vectors: dict[Label, Vectors], promoted: Index, chunk: Chunk) -> 
     displays, viewed = np.arange(len(chunk.page)), chunk.beside["document_id"]
     told = (chunk.beside["delay"] >= 0) & (promoted.places(viewed) >= 0)
     documents = np.insert(np.where(told, -1, viewed), chunk.beside_offsets[:-1], chunk.page)
-    begins = chunk.beside_offsets[:-1] + displays
-    ends = {"interest": chunk.after_offsets + displays + 1, "profile": chunk.beside_offsets[1:] + displays + 1}
-    columns = {}
-    for subject in SUBJECTS:
-        known = vectors[subject]
-        places = known.documents.places(documents)
-        for name, end in ends.items():
-            columns[f"{name}_{subject}"] = _cubed(known.sums(Read(begins, end, places)))
-    return columns
-
-
-def _favourite(publishers: Vectors, promoted: Index, chunk: Chunk) -> Bags:
-    """Where most of the pages stand that the user viewed, but for promoted ones, to which a click may have led."""
-    viewed = chunk.beside["document_id"]
-    places = publishers.documents.places(np.where(promoted.places(viewed) < 0, viewed, -1))
-    return _most(publishers.sums(Read(chunk.beside_offsets[:-1], chunk.beside_offsets[1:], places)))
+    places = {label: known.documents.places(documents) for label, known in vectors.items()}
+    page = chunk.beside_offsets[:-1] + displays
+    borders = {
+        "interest": (page, chunk.after_offsets + displays + 1),
+        "profile": (page + 1, chunk.beside_offsets[1:] + displays + 1),
+    }
+    return {
+        name: weigh(vectors[label].sums(Read(*borders[read], places[label])))
+        for name, (read, label, weigh) in _COLUMNS.items()
+    }
 
 
 def _cubed(met: Sums) -> Bags:
@@ -98,20 +90,21 @@ def _offsets(met: Sums, display: Longs) -> Longs:
     return np.append(0, np.cumsum(np.bincount(display, minlength=len(met.offsets) - 1)))
 
 
+#: name -> (what was read, what is counted of it, how often it is met -> its weight).
+_COLUMNS: dict[str, tuple[str, Label, Callable[[Sums], Bags]]] = {
+    **{f"{read}_{subject}": (read, subject, _cubed) for subject in SUBJECTS for read in _READ},
+    "favourite_publisher": ("profile", "publisher", _most),
+}
 GROUP = Group(
     scope="time-causal",
-    columns=(
-        *(
-            bag(f"{name}_{subject}", f"each {subject} of {pages}", scope, "display")
-            for subject in SUBJECTS
-            for name, (pages, scope) in _NAMES.items()
-        ),
+    columns=tuple(
         bag(
-            "favourite_publisher",
-            "the publisher of most pages that the user viewed before and after the display",
-            "future",
+            name,
+            f"{'each' if weigh is _cubed else 'most frequent'} {label} of {_READ[read][0]}",
+            _READ[read][1],
             "display",
-        ),
+        )
+        for name, (read, label, weigh) in _COLUMNS.items()
     ),
     walk=walk,
 )

@@ -19,9 +19,12 @@ from pipeline.core.files import read_json, write_json
 Kind = Literal["categorical", "multi", "numeric"]
 #: What a row may know. static: nothing of the labels or of time; time-causal: only what came before its display;
 #: past-clicks: also labels of history's displays before it; future: page views and events after it, too, but no labels;
-#: out-of-fold: labels of history whenever they were given, a history row only those of other folds of displays.
-Scope = Literal["static", "time-causal", "past-clicks", "future", "out-of-fold"]
+#: out-of-fold: labels of history whenever they were given, a history row only those of other folds of displays;
+#: out-of-fold-future: both of the last.
+Scope = Literal["static", "time-causal", "past-clicks", "future", "out-of-fold", "out-of-fold-future"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+#: What a production system could not know.
+HINDSIGHT: tuple[Scope, ...] = ("future", "out-of-fold-future")
 #: Of what a column says something: of a display, whose ads share the value, or of one of its ads.
 Per = Literal["display", "impression"]
 #: Columns that every file of features takes over from the impressions.

@@ -27,7 +27,7 @@ from pipeline.views import ViewsConfig, write_views
 from tests.discovery import feature_groups
 
 GROUPS = feature_groups()
-WITH_LABELS: tuple[Scope, ...] = ("past-clicks", "out-of-fold")
+WITH_LABELS: tuple[Scope, ...] = ("past-clicks", "out-of-fold", "out-of-fold-future")
 SHUFFLES = 3
 
 

@@ -1,0 +1,98 @@
+"""What a run of the pipeline is worth: its scores beside what others learn from the same raw ids by their defaults.
+
+    python -m benchmarks.standings --peers PYTHON
+
+Reads the run that stands in the working tree, whose world must be simulated: the labels of clicks_test are known then.
+Others get every id of a display, its page, its ads and its place and time, coded as our models read them, and neither
+click rates nor page views: LightGBM, XGBoost and libffm as they are by default (contestants of benchmarks/models.py,
+learning from all of clicks_train, as our submission does). PYTHON is the interpreter of an environment made as
+benchmarks/requirements-peers.txt says; without it LightGBM competes alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.measure import ROOT, machine, table
+from benchmarks.models import CONTESTANTS, compete
+from pipeline.metrics import Judged, standard_error, weighted_mean
+from pipeline.report import test_labels
+from pipeline.schemas.encoded import Encoded
+from pipeline.schemas.predictions import read_scores
+
+PEERS = ("lightgbm_defaults", "xgboost_defaults", "libffm")
+GROUPS = ("ids", "context")
+LIBFFM_EPOCHS = 15  # its default
+RESULT = ROOT / "benchmarks" / "results" / "standings.md"
+
+
+def main() -> None:
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("--run", type=Path, default=ROOT, help="folder in which `dvc repro` ran")
+    command.add_argument("--peers", help="Python of the peers' environment")
+    command.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    command.add_argument("--out", type=Path, default=RESULT)
+    options = command.parse_args()
+    encoded = Encoded(options.run / "data/encoded/submission")
+    target = encoded.part("target")
+    known = test_labels(options.run / "data/truth", target)
+    if known is None:
+        sys.exit("data/truth: the labels of clicks_test are not known; run `dvc repro` with data.source: simulated")
+    labels, oracle = known
+    predictions = options.run / "artifacts/predictions/submission"
+    scores = {path.stem: read_scores(path, target) for path in sorted(predictions.glob("*.parquet"))}
+    scores |= {"blend": read_scores(options.run / "artifacts/blend/submission.parquet", target), "oracle": oracle}
+    with tempfile.TemporaryDirectory() as scratch:
+        fields = write_codes(encoded, Path(scratch), options.threads)
+        for name in PEERS:
+            python = options.peers if CONTESTANTS[name] else sys.executable
+            if python is not None and compete(name, Path(scratch), python, options.threads) is not None:
+                scores[f"{name} on {fields} ids"] = np.load(Path(scratch) / f"{name}.npy")
+    future = np.asarray(labels.slices["future"])
+    judged = {name: Judged.of(score, labels) for name, score in scores.items()}
+    means = {name: weighted_mean(found.gain, future) for name, found in judged.items()}
+    gap = means["oracle"] - means["ad_ctr"]
+    rows = [
+        [
+            name,
+            f"{means[name]:.5f}",
+            f"{(means[name] - means['ad_ctr']) / gap:.1%}",
+            f"{means['blend'] - means[name]:+.5f}",
+            f"{standard_error(judged['blend'].gain - judged[name].gain, future):.5f}",
+        ]
+        for name in sorted(means, key=lambda name: -means[name])
+    ]
+    text = (
+        f"# Standings\n\nWritten by `python -m benchmarks.standings`, {target.displays:,} displays of clicks_test, "
+        f"{encoded.part('history').displays:,} of clicks_train: {machine(('lightgbm', 'torch', 'numpy'))}.\n\n"
+        + table(["scores", "MAP@12 on test", "of the gap from ad CTR to the oracle", "blend ahead by", "error"], rows)
+    )
+    options.out.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def write_codes(encoded: Encoded, folder: Path, threads: int) -> int:
+    """What contestants read: the codes of all single-valued categorical fields of GROUPS; returns how many."""
+    fields = [f for f in encoded.select(GROUPS, (), ()) if f.kind == "categorical" and f.twin is None]
+    for name in ("history", "target"):
+        part = encoded.part(name)
+        rows = np.arange(part.rows)
+        codes: list[NDArray[np.int32]] = [part.values(field, rows).astype(np.int32) for field in fields]
+        np.save(folder / f"{name}_codes.npy", np.stack(codes, axis=1))
+        clicked = part.array("clicked") if name == "history" else np.zeros(part.rows, np.uint8)  # not for contestants
+        np.save(folder / f"{name}_clicked.npy", np.asarray(clicked))
+    settings = {"threads": threads, "epochs": LIBFFM_EPOCHS, "sizes": [field.size for field in fields]}
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    return len(fields)
+
+
+if __name__ == "__main__":
+    main()
