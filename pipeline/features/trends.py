@@ -26,6 +26,11 @@ _MEASURES: dict[str, tuple[Scope, str]] = {
     "trend": ("past-clicks", "log of the {key}'s lift in the previous {period} over that of all {period}s before"),
 }
 _BEFORE = "log of the {key}'s clicks over expected clicks, smoothed, of all hours before"
+_DRIFT = "log of the {key}'s lift of all days before, the latest most, over their lift if all count the same"
+#: Days after which what was clicked counts half; it still tells of target's last days, whose own clicks are unknown.
+_HALF_LIFE = 3
+#: The weight of the first day, a whole number as those of all days: their sums do not depend on their order.
+_FIRST_WEIGHT = 1024
 
 
 def build(inputs: Inputs) -> ir.Table:
@@ -34,10 +39,10 @@ def build(inputs: Inputs) -> ir.Table:
         table = table.mutate(**{period: (table.timestamp // length).cast("int32")})
         for key, column in AD_KEYS.items():
             trend = inputs.once(_trend(inputs, column, period))
-            names = {measure: f"{key}_{period}_{measure}" for measure in _MEASURES} | {"before": f"{key}_lift_before"}
-            if period != "hour":  # the hours before say it later and so better
-                trend = trend.drop("before")
-                del names["before"]
+            names = {measure: f"{key}_{period}_{measure}" for measure in _MEASURES}
+            # the hours before say it later and so better; which ones are the latest, days say well enough
+            names |= {"before": f"{key}_lift_before"} if period == "hour" else {"drift": f"{key}_drift"}
+            trend = trend.select(column, period, *names)
             table = look_up(
                 table, trend.rename({new: old for old, new in names.items()}), {column: column, period: period}
             )
@@ -45,15 +50,20 @@ def build(inputs: Inputs) -> ir.Table:
 
 
 def _trend(inputs: Inputs, key: str, period: str) -> ir.Table:
-    """A look-up by `key` and `period`: the measures of each that holds a show, and `before`.
+    """A look-up by `key` and `period`: the measures of each that holds a show, `before` and, of days, `drift`.
 
     before: log of r = (clicks + s) / (expected + s) of all periods before, where s is the strength in expected clicks.
     trend: log of (clicks + s r) / (expected + s) of the previous period, less `before`; 0 if no click is known of it,
     as in target's last days.
+    drift: log of (clicks + s r) / (expected + s) of all periods before, each weighted, less `before`.
     """
     shown = _shown(inputs, period)
     ends = inputs.once(shown.aggregate(first=shown[period].min(), last=shown[period].max()))
     counts = _counts(shown, key, period)
+    if period == "day":
+        doubled = (counts.day - ends.first.as_scalar()).cast("float64") / _HALF_LIFE
+        counts = counts.mutate(weight=(ibis.literal(2.0) ** doubled * _FIRST_WEIGHT).round().cast("int64"))
+        counts = counts.mutate(**{f"weighted_{name}": counts[name] * counts.weight for name in ("clicks", "expected")})
     time, in_order = counts[period], ibis.window(group_by=key, order_by=period)
     follows = (time.lag().over(in_order) == time - 1).fill_null(False)
     goes_on = (time.lead().over(in_order) == time + 1).fill_null(False)
@@ -75,6 +85,9 @@ def _trend(inputs: Inputs, key: str, period: str) -> ir.Table:
     lately = (previous("clicks") + strength * before) / (previous("expected") / UNITS + strength)
     measures = {name: (count + 1).ln() for name, count in shows.items()}
     measures |= {"trend": (lately / before).ln(), "before": before.ln()}
+    if period == "day":
+        clicks, expected = (all_before(f"weighted_{name}") / counts.weight for name in ("clicks", "expected"))
+        measures |= {"drift": ((clicks + strength * before) / (expected / UNITS + strength) / before).ln()}
     found = counts.select(key, period, **{name: value.cast("float32") for name, value in measures.items()})
     return found.order_by([period, key])
 
@@ -108,6 +121,7 @@ GROUP = Group(
             for measure, (scope, meaning) in _MEASURES.items()
         ),
         *(number(f"{key}_lift_before", _BEFORE.format(key=key), "past-clicks") for key in AD_KEYS),
+        *(number(f"{key}_drift", _DRIFT.format(key=key), "past-clicks") for key in AD_KEYS),
     ),
     build=build,
 )

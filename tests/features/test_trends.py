@@ -41,6 +41,10 @@ class Trend:
         def before(counter: Counter[int]) -> float:
             return sum(count for at, count in counter.items() if at < time)
 
+        def decayed(counter: Counter[int]) -> float:
+            weights = {at: round(1024 * 2 ** ((at - self.first) / 3)) for at in (*counter, time)}
+            return sum(count * weights[at] for at, count in counter.items() if at < time) / weights[time]
+
         clicks, expected = self.clicks[key], self.expected[key]
         ratio = (before(clicks) + prior) / (before(expected) + prior)
         lift = (clicks[time - 1] + prior * ratio) / (expected[time - 1] + prior)
@@ -51,6 +55,7 @@ class Trend:
             "next": math.log1p(following),
             "trend": math.log(lift / ratio),
             "before": math.log(ratio),
+            "drift": math.log((decayed(clicks) + prior * ratio) / (decayed(expected) + prior) / ratio),
         }
 
 
@@ -72,8 +77,11 @@ def test_trends(values_of: Callable[..., Any], strength: float) -> None:
             for rows, found in parts.values():
                 for row, values in zip(rows, found, strict=True):
                     of = {m: values[f"{name}_{period}_{m}"] for m in ("previous", "same", "next", "trend")}
-                    if period == "hour":
-                        of["before"] = values[f"{name}_lift_before"]
+                    of |= (
+                        {"before": values[f"{name}_lift_before"]}
+                        if period == "hour"
+                        else {"drift": values[f"{name}_drift"]}
+                    )
                     if row["timestamp"] is None or row[column] is None:
                         unknown += 1
                         assert set(of.values()) == {None}
