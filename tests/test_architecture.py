@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from pipeline.core.config import read_yaml
-from pipeline.schemas.features import SCOPES
+from pipeline.schemas.features import HINDSIGHT, SCOPES
 from tests.discovery import feature_groups, model_kinds, stage_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -395,7 +395,7 @@ def test_the_model_without_leaks_is_its_twin_but_for_its_scopes(stages: dict[str
     leaky, causal = (re.findall(rf"--{name} (\w+)", stages["report"].command)[0] for name in ("leaky", "causal"))
     scopes = params["models"][causal].pop("scopes")
     assert params["models"][causal] == params["models"][leaky]
-    assert set(scopes) == set(SCOPES) - {"future"}
+    assert set(scopes) == set(SCOPES) - set(HINDSIGHT)
     assert causal not in params["blend"]["members"]
     for path in (f"artifacts/predictions/submission/{causal}.parquet", f"metrics/{causal}.json"):
         assert path in stages["report"].deps

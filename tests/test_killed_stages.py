@@ -61,9 +61,9 @@ import lightgbm as lgb
 from pipeline.stages import command, {stage}
 from pipeline.core import files
 update, replace = lgb.Booster.update, files.Path.replace
-def slow_update(self, **options):
+def slow_update(self, *arguments):
     time.sleep(0.05)
-    return update(self, **options)
+    return update(self, *arguments)
 def slow_replace(self, target):  # a file that is whole, but not yet in its place
     time.sleep(0.05)
     return replace(self, target)

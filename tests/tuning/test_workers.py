@@ -39,10 +39,10 @@ from pathlib import Path
 import lightgbm as lgb
 from pipeline.stages import command, tune
 update = lgb.Booster.update
-def patient_update(self, **options):
+def patient_update(self, *arguments):
     while Path("hold").exists():
         time.sleep(0.01)
-    return update(self, **options)
+    return update(self, *arguments)
 lgb.Booster.update = patient_update
 command.run(tune.main, sys.argv[1:])
 """
