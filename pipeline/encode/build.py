@@ -64,7 +64,7 @@ def encode_split(
     *,
     leaks: bool = True,
 ) -> None:
-    """Write data/encoded/SPLIT into the folder `out`, whole or not at all; those of HINDSIGHT if `leaks`."""
+    """Write data/encoded/SPLIT into the folder `out`, whole or not at all; of HINDSIGHT only if `leaks`."""
     declared = {group: read_columns(features / group) for group in groups}
     columns = {g: tuple(c for c in found if leaks or c.scope not in HINDSIGHT) for g, found in declared.items()}
     hidden = [c.name for g, found in declared.items() for c in found if c not in columns[g]]

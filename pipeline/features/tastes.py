@@ -35,8 +35,7 @@ def build(inputs: Inputs) -> ir.Table:
     profile) were expected to bring e clicks by the key's lift for everybody (see `smoothing`)."""
     table = inputs.impressions
     for subject in SUBJECTS:
-        main = _main(inputs, subject).rename({f"ad_{subject}": "id"})
-        table = look_up(table, main, {"ad_document_id": "document_id"})
+        table = _with_subject(inputs, table, subject)
     for read, label in _MET:
         table = _described(table, _met(inputs, table, inputs.views, read, label), read, label)
     table = table.mutate(fold=fold(table, inputs.smoothing.folds))
@@ -56,8 +55,7 @@ def _look_ups(inputs: Inputs) -> Iterator[LookUp]:
         met = inputs.once(_met(inputs, inputs.history, inputs.history_views, read, label))
         history = _described(inputs.history, met, read, label)
         if label in SUBJECTS:
-            main = _main(inputs, label).rename({f"ad_{label}": "id"})
-            history = look_up(history, main, {"ad_document_id": "document_id"})
+            history = _with_subject(inputs, history, label)
         for name, key in _keys(label).items():
             everywhere = counts(inputs.history if key in inputs.history.columns else history, [key], folds)
             by = [key, f"{label}_{read}"]
@@ -69,6 +67,12 @@ def _look_ups(inputs: Inputs) -> Iterator[LookUp]:
 def _described(table: ir.Table, met: ir.Table, read: str, label: Label) -> ir.Table:
     """Add the column LABEL_READ to impressions."""
     return look_up(table, met.rename({f"{label}_{read}": "id"}), {"display_id": "display_id"})
+
+
+def _with_subject(inputs: Inputs, table: ir.Table, subject: Label) -> ir.Table:
+    """Add the column ad_SUBJECT to impressions."""
+    main = _main(inputs, subject).rename({f"ad_{subject}": "id"})
+    return look_up(table, main, {"ad_document_id": "document_id"})
 
 
 def _main(inputs: Inputs, label: Label) -> ir.Table:

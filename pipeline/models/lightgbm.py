@@ -43,7 +43,7 @@ class Config:
     rounds: trees at most. evaluate_every: rounds between two measurements of MAP@12; patience: how many measurements in
     a row may bring no gain before training stops. segment: rounds after which LightGBM's random numbers start anew, so
     that a killed run can go on there: it does from the last segment that ended checkpoint_minutes after another.
-    objective: listwise is the softmax over a display (trees.objectives); it and the rest are LightGBM's own.
+    objective: listwise is the softmax over a display (trees.objectives); the others are LightGBM's, as all the rest is.
     """
 
     groups: tuple[str, ...] = ()
