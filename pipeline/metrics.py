@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 PRESENT_WEIGHT, FUTURE_WEIGHT = 0.4767, 0.5233
 CUTOFF = 12
 _CHUNK_DISPLAYS = 1 << 20
+_STEEPEST, _HALVINGS = 10.0, 20  # the largest scale of scores, and how often its range is halved
+_SCALED_DISPLAYS = 1 << 17  # the most by which a scale is found
 
 Floats = NDArray[np.floating[Any]]
 Values = NDArray[np.float64]
@@ -139,21 +141,44 @@ class Judged:
     @classmethod
     def of(cls, score: Floats, labels: Labelled) -> Judged:
         gain = reciprocal_rank(score, labels.clicked, labels.offsets, labels.display_id, labels.ad_id)
-        return cls(gain, softmax(score.astype(np.float64), labels)[0])
+        return cls(gain, softmax(score.astype(np.float64), labels.offsets, labels.clicked)[0])
+
+    @classmethod
+    def scaled(cls, score: Floats, labels: Labelled) -> Judged:
+        """Of scores that are scaled to their own greatest likelihood: what is wrong with their scale alone is no fault
+        of a model, since a blend puts it right."""
+        gain = reciprocal_rank(score, labels.clicked, labels.offsets, labels.display_id, labels.ad_id)
+        exact = score.astype(np.float64)
+        return cls(gain, softmax(_scale(exact, labels) * exact, labels.offsets, labels.clicked)[0])
 
     @classmethod
     def joined(cls, parts: list[Judged]) -> Judged:
         return cls(np.concatenate([part.gain for part in parts]), np.concatenate([part.loss for part in parts]))
 
 
-def softmax(score: Values, labels: Labelled) -> tuple[Values, Values]:
+def softmax(score: Values, offsets: NDArray[np.int64], clicked: NDArray[Any]) -> tuple[Values, Values]:
     """-log of each click's chance (D,), and the chances of all ads (N,), if those of a display add up to 1."""
-    starts, lengths = labels.offsets[:-1], np.diff(labels.offsets)
+    starts, lengths = offsets[:-1], np.diff(offsets)
     top = np.maximum.reduceat(score, starts)
     e = np.exp(score - np.repeat(top, lengths))
     total = np.add.reduceat(e, starts)
-    of_click = np.add.reduceat(np.where(np.asarray(labels.clicked) != 0, score, 0.0), starts)
+    of_click = np.add.reduceat(np.where(np.asarray(clicked) != 0, score, 0.0), starts)
     return np.log(total) + top - of_click, e / np.repeat(total, lengths)
+
+
+def _scale(score: Values, labels: Labelled) -> float:
+    """The factor from 0 to 10 with which scores (N,) give the clicks the greatest chance; of many displays by some."""
+    lengths = np.diff(labels.offsets)
+    some = np.arange(len(lengths)) % -(-len(lengths) // _SCALED_DISPLAYS) == 0
+    rows = np.repeat(some, lengths)
+    score, clicked, offsets = score[rows], labels.clicked[rows] != 0, np.append(0, np.cumsum(lengths[some]))
+    of_clicks = score[clicked].sum()
+    low, high = 0.0, _STEEPEST
+    for _ in range(_HALVINGS):  # the loss is convex in the scale, so its slope changes sign but once
+        middle = (low + high) / 2
+        rises = softmax(middle * score, offsets, clicked)[1] @ score > of_clicks
+        low, high = (low, middle) if rises else (middle, high)
+    return high
 
 
 def weighted(present: float | None, future: float | None) -> float:
@@ -168,6 +193,32 @@ def map12(score: Floats, labels: Labelled) -> float:
     """MAP@12, present and future weighted as on the leaderboard."""
     gain = reciprocal_rank(score, labels.clicked, labels.offsets, labels.display_id, labels.ad_id)
     return weighted_mean(gain, labels.slices["future"])
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What scores are worth, present and future weighted as on the leaderboard: MAP@12, and the loss at their best
+    scale, in nats a display."""
+
+    map12: float
+    loss: float
+
+    @property
+    def worth(self) -> float:
+        """By which the best moment of a fit is chosen. MAP@12 alone would choose a lucky one: from one moment to the
+        next it moves by luck as much as by what is learned, and the loss, which falls as it rises, by much less."""
+        return self.map12 - self.loss
+
+    @property
+    def shown(self) -> dict[str, float]:
+        """For a curve."""
+        return {"map12": self.map12, "target_loss": self.loss}
+
+
+def quality(score: Floats, labels: Labelled) -> Quality:
+    """MAP@12 and loss of scores (N,); raises DivergedError if one is not finite."""
+    found, future = Judged.scaled(score, labels), labels.slices["future"]
+    return Quality(weighted_mean(found.gain, future), weighted_mean(found.loss, future))
 
 
 def weighted_mean(gain: Floats, future: NDArray[np.bool_]) -> float:

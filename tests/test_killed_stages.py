@@ -101,7 +101,7 @@ def touched(folder: Path) -> int:
     for directory, _, names in os.walk(folder):  # which, unlike Path.rglob, bears that a directory is moved meanwhile
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # moved to its place meanwhile
-                times.append(os.stat(os.path.join(directory, name)).st_mtime_ns)
+                times.append(Path(directory, name).stat().st_mtime_ns)
     return max(times)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from scipy.stats import rankdata
 
 from pipeline import metrics
@@ -21,6 +22,7 @@ from pipeline.metrics import (
     evaluate,
     log_loss,
     map12,
+    quality,
     reciprocal_rank,
     softmax,
     standard_error,
@@ -271,13 +273,42 @@ def test_losses_are_those_of_a_softmax() -> None:
     """Against a loop over displays; the chances are those of whom it says to click."""
     labels = make_labels([2, 5, 12, 1, 7] * 20)
     score = np.random.default_rng(0).normal(0, 9, len(labels.clicked)).astype(np.float32)
-    found, chances = Judged.of(score, labels), softmax(score.astype(float), labels)[1]
+    found, chances = Judged.of(score, labels), softmax(score.astype(float), labels.offsets, labels.clicked)[1]
     for d, (start, end) in enumerate(pairwise(labels.offsets)):
         odds = np.exp(score[start:end].astype(float))
         click = labels.clicked[start:end] != 0
         np.testing.assert_allclose(chances[start:end], odds / odds.sum())
         assert found.loss[d] == pytest.approx(-np.log(odds[click] / odds.sum())[0])
     np.testing.assert_array_equal(found.gain, gain_of(score, labels))
+
+
+def test_quality_at_the_best_scale() -> None:
+    """Whatever the scores are multiplied by: MAP@12, and the least loss of any scale; by some displays if there are
+    many."""
+    labels = make_labels([2, 5, 12, 1, 7] * 40)
+    random = np.random.default_rng(0)
+    score = np.where(labels.clicked != 0, 0.5, 0.0) + random.normal(0, 0.5, len(labels.clicked))
+    found, future = quality(score, labels), labels.slices["future"]
+
+    def loss(scale: float) -> float:
+        return weighted_mean(Judged.of(scale * score, labels).loss, future)
+
+    everywhere = minimize_scalar(lambda scale: Judged.of(scale * score, labels).loss.mean(), bounds=(0, 10)).x
+    assert found.map12 == map12(score, labels)
+    assert found.loss == pytest.approx(loss(everywhere), abs=1e-6)
+    assert found.worth == found.map12 - found.loss
+    assert quality(3 * score, labels).loss == pytest.approx(found.loss, abs=1e-6)
+    assert quality(-score, labels).loss == pytest.approx(loss(0.0), abs=1e-4), "what is wrong is worth nothing"
+
+
+def test_the_scale_is_found_by_some_displays(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = make_labels([2, 5, 12, 1, 7] * 400)
+    random = np.random.default_rng(0)
+    score = np.where(labels.clicked != 0, 0.5, 0.0) + random.normal(0, 0.5, len(labels.clicked))
+    whole = quality(score, labels)
+    monkeypatch.setattr(metrics, "_SCALED_DISPLAYS", 700)
+    assert quality(score, labels).loss != whole.loss
+    assert quality(score, labels).loss == pytest.approx(whole.loss, rel=0.005)
 
 
 def test_standard_error_of_the_weighted_mean() -> None:

@@ -25,7 +25,7 @@ def listwise_loss(weights: Weights, columns: NDArray[Any], labels: Labelled) -> 
 
     columns: (N, P). weights: (P,).
     """
-    losses, p = softmax(columns @ weights, labels)
+    losses, p = softmax(columns @ weights, labels.offsets, labels.clicked)
     slope = columns.T @ (p - (np.asarray(labels.clicked) != 0)) / len(losses)
     return float(losses.sum()) / len(losses), slope
 

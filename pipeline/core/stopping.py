@@ -11,25 +11,25 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Stopping:
-    """Early stopping by a measure that is 0 or more, the higher the better, such as MAP@12.
+    """Early stopping by what is measured on the way.
 
-    best_length: the length at which `best` was measured. stale: measurements since then.
+    best: the highest worth. best_length: the length at which it was measured. stale: measurements since then.
     """
 
-    best: float = -1.0
+    best: float | None = None
     best_length: float = 0.0
     stale: int = 0
     done: bool = False
     curve: list[dict[str, float]] = field(default_factory=list)
 
-    def measured(self, length: float, value: float, patience: int, **others: float) -> bool:
+    def measured(self, length: float, worth: float, patience: int, **shown: float) -> bool:
         """Note what was measured; whether it is the best so far. It is done after `patience` in a row that are not.
 
-        others: what the curve shows of that moment beside MAP@12.
+        shown: of that moment, by the curve.
         """
-        self.curve.append({"step": length, **others, "map12": value})
-        if value > self.best:
-            self.best, self.best_length, self.stale = value, length, 0
+        self.curve.append({"step": length, **shown})
+        if self.best is None or worth > self.best:
+            self.best, self.best_length, self.stale = worth, length, 0
             return True
         self.stale += 1
         self.done = self.stale >= patience
@@ -82,8 +82,8 @@ class Progress(Stopping):
         """After each of some even parts of an epoch."""
         return (self.step * parts) // self.steps > ((self.step - 1) * parts) // self.steps
 
-    def evaluated(self, value: float, patience: int) -> bool:
+    def evaluated(self, worth: float, patience: int, **shown: float) -> bool:
         """As `measured`, with the mean loss since the last time."""
         loss = self.loss / max(1, self.losses)
         self.loss, self.losses = 0.0, 0
-        return self.measured(self.length, value, patience, loss=loss)
+        return self.measured(self.length, worth, patience, loss=loss, **shown)

@@ -1,4 +1,4 @@
-"""The one training loop of all factorization models: early stopping by MAP@12, checkpoints that survive a kill."""
+"""The one training loop of all factorization models: early stopping, checkpoints that survive a kill."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.core.stopping import Progress
 from pipeline.factorization.displays import Displays, Inputs, Reader
-from pipeline.metrics import map12
+from pipeline.metrics import quality
 from pipeline.schemas.encoded import EncodedPart
 from pipeline.schemas.features import Scope
 from pipeline.schemas.predictions import labels_of, within_display_logits
@@ -36,8 +36,8 @@ class FactorizationConfig:
     loss: listwise is the likelihood of the data (one click a display); pointwise takes each impression by itself.
     hogwild: all threads change the table at once and without locks (Niu et al. 2011): faster on large data, where two
     threads seldom meet, but no two runs are the same. Else one thread learns, while another reads ahead.
-    epochs: at most; evaluations: how often an epoch is interrupted to measure MAP@12; patience: how many evaluations in
-    a row may bring no gain before training stops.
+    epochs: at most; evaluations: how often an epoch is interrupted to measure; patience: how many evaluations
+    in a row may bring no gain before training stops.
     """
 
     groups: tuple[str, ...] = ()
@@ -115,7 +115,7 @@ class Trainer:
         checkpoint: Path | None,
         report: Callable[[int, float], None],
     ) -> Progress:
-        """Train for `length` epochs, or until MAP@12 of `target` stops rising; go on from `checkpoint` if it exists."""
+        """Train for `length` epochs, or until `target` is scored no better; go on from `checkpoint` if it exists."""
         if checkpoint is not None:
             self._restore(checkpoint)
         total = self.config.epochs * self.steps if length is None else max(1, round(length * self.steps))
@@ -147,11 +147,11 @@ class Trainer:
 
     def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
         state = self.progress
-        value = map12(predict(self.learner, self.inputs, target, self.config), labels_of(target))
-        if state.evaluated(value, self.config.patience):
+        found = quality(predict(self.learner, self.inputs, target, self.config), labels_of(target))
+        if state.evaluated(found.worth, self.config.patience, **found.shown):
             self._best = self.learner.weights()
-        log.info("epoch %.2f: loss %.5f, MAP@12 %.5f", state.length, state.curve[-1]["loss"], value)
-        report(len(state.curve), value)
+        log.info("epoch %.2f: loss %.5f, MAP@12 %.5f", state.length, state.curve[-1]["loss"], found.map12)
+        report(len(state.curve), found.map12)
 
     def _save(self, checkpoint: Path) -> None:
         with atomic_path(checkpoint) as partial:

@@ -18,7 +18,7 @@ from pipeline.core.config import check
 from pipeline.core.errors import ParameterError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.progress import log
-from pipeline.metrics import map12
+from pipeline.metrics import quality
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 from pipeline.schemas.features import Scope
@@ -40,7 +40,7 @@ class Config:
     take the numeric fields, and the categorical ones of at most `max_categories` codes; of a larger one they should get
     the click rates.
 
-    rounds: trees at most. evaluate_every: rounds between two measurements of MAP@12; patience: how many measurements in
+    rounds: trees at most. evaluate_every: rounds between two measurements; patience: how many measurements in
     a row may bring no gain before training stops. segment: rounds after which LightGBM's random numbers start anew, so
     that a killed run can go on there: it does from the last segment that ended checkpoint_minutes after another.
     objective: listwise is the softmax over a display (trees.objectives); the others are LightGBM's, as all the rest is.
@@ -103,8 +103,9 @@ class GradientBoostedTrees:
             self.booster, state = trainer.fit(checkpoint), trainer.progress
         if options.length is not None:
             return Fitted(length=float(state.round), curve=[])
-        log.info("%d trees, MAP@12 %.5f", state.best_length, state.best)
-        return Fitted(length=state.best_length, curve=state.curve)
+        fitted = Fitted(length=state.best_length, curve=state.curve)
+        log.info("%d trees, MAP@12 %.5f", fitted.length, fitted.map12)
+        return fitted
 
     def _trainer(self, encoded: Encoded, options: FitOptions, parameters: dict[str, Any]) -> Boosting:
         """Of several machines each learns from its share of history, and measures all of the target, as all must stop
@@ -116,7 +117,7 @@ class GradientBoostedTrees:
             return Boosting(parameters, self._schedule(max(1, round(options.length))), train, objective=objective)
         target = encoded.part("target")
         measured, labels = binned(target, self.fields, parameters, train), labels_of(target)
-        schedule, measure = self._schedule(self.config.rounds), lambda score: map12(score, labels)
+        schedule, measure = self._schedule(self.config.rounds), lambda score: quality(score, labels)
         return Boosting(parameters, schedule, train, measured, measure, options.report, objective)
 
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:

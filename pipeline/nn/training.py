@@ -1,4 +1,4 @@
-"""The one training loop of all networks: whole displays, early stopping by MAP@12, checkpoints that survive a kill."""
+"""The one training loop of all networks: whole displays, early stopping, checkpoints that survive a kill."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.core.files import atomic_path
 from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.core.stopping import Progress
-from pipeline.metrics import map12
+from pipeline.metrics import quality
 from pipeline.nn import exchange
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.network import Network
@@ -50,8 +50,8 @@ class TrainingConfig:
     embedding_optimizer (nn.rows).
     l2: of the weights and embeddings that a batch reads, for each time they are read.
     batch_displays: displays in a batch, 5.16 rows each on average.
-    epochs: at most; evaluations: how often an epoch is interrupted to measure MAP@12; patience: how many evaluations in
-    a row may bring no gain before training stops.
+    epochs: at most; evaluations: how often an epoch is interrupted to measure; patience: how many evaluations
+    in a row may bring no gain before training stops.
     """
 
     groups: tuple[str, ...] = ()
@@ -119,7 +119,7 @@ class NetworkTrainer:
         checkpoint: Path | None,
         report: Callable[[int, float], None],
     ) -> Progress:
-        """Train for `length` epochs, or until MAP@12 of `target` stops rising; go on from `checkpoint` if it exists."""
+        """Train for `length` epochs, or until `target` is scored no better; go on from `checkpoint` if it exists."""
         with Threads(self.cores) as threads:
             self.optimizer = Optimizer(
                 self.network,
@@ -174,11 +174,11 @@ class NetworkTrainer:
     def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
         state = self.progress
         score = predict(self.network, self.inputs, target, self.config, self.device, self.cores, True)
-        value = map12(score, labels_of(target))
-        if state.evaluated(value, self.config.patience):
+        found = quality(score, labels_of(target))
+        if state.evaluated(found.worth, self.config.patience, **found.shown):
             self._best = copy.deepcopy(self.network.state_dict())
-        log.info("epoch %.2f: loss %.5f, MAP@12 %.5f", state.length, state.curve[-1]["loss"], value)
-        report(len(state.curve), value)
+        log.info("epoch %.2f: loss %.5f, MAP@12 %.5f", state.length, state.curve[-1]["loss"], found.map12)
+        report(len(state.curve), found.map12)
 
     def _save(self, checkpoint: Path) -> None:
         contents = {

@@ -16,7 +16,7 @@ from pipeline.core.runtime import RuntimeConfig
 class FitOptions:
     """How to fit, as opposed to what.
 
-    length: for how many epochs or rounds to train; None to stop early, by MAP@12 of the (labelled) target.
+    length: for how many epochs or rounds to train; None to stop early, by MAP@12 and loss of the (labelled) target.
     left_out: (D,) bool, the displays of history from which the model must not learn (factorization models
     alone can do that); None for none.
     checkpoint: a folder for what a killed run needs to go on; None for none. It is removed when the fit is done.
@@ -37,8 +37,14 @@ class Fitted:
     """What a fit has to tell.
 
     length: epochs or rounds of the model that was kept; a refit on other data trains as long.
-    curve: one entry an evaluation: step, loss (of training, mean since the last), map12.
+    curve: one entry an evaluation: step, loss (of training, mean since the last), and of the target map12 and
+    target_loss (nats a display).
     """
 
     length: float
     curve: list[dict[str, float]]
+
+    @property
+    def map12(self) -> float:
+        """MAP@12 of the target by the model that was kept, if it was measured."""
+        return next(point["map12"] for point in self.curve if point["step"] == self.length)

@@ -1,4 +1,4 @@
-"""Trees round by round: early stopping by MAP@12, and checkpoints from which a killed run ends like an undisturbed one.
+"""Trees round by round: early stopping, and checkpoints from which a killed run ends like an undisturbed one.
 
 LightGBM cannot be stopped and taken up again as if nothing had happened: rows, fields and the noise of rank_xendcg are
 drawn from random numbers whose state it does not tell. So the rounds are cut into segments, killed or not: each starts
@@ -21,6 +21,7 @@ from lightgbm.basic import _LIB, _safe_call
 from pipeline.core.files import atomic_path
 from pipeline.core.progress import bar, log
 from pipeline.core.stopping import Stopping
+from pipeline.metrics import Quality
 from pipeline.trees.objectives import Objective, Scores
 
 #: LightGBM's random numbers: which rows and which fields a tree is grown from, and the noise of an objective.
@@ -49,7 +50,7 @@ class Progress(Stopping):
 
 
 class Boosting:
-    """Grows trees on `train`; with a `target`, until `measure(scores)` of it has not risen for long enough.
+    """Grows trees on `train`; with a `target`, until `measure(scores)` of it has not become better for long enough.
 
     objective: what they minimise; if None the one of LightGBM that `parameters` name, else those say "none".
     """
@@ -60,7 +61,7 @@ class Boosting:
         schedule: Schedule,
         train: lgb.Dataset,
         target: lgb.Dataset | None = None,
-        measure: Callable[[Scores], float] = lambda scores: 0.0,
+        measure: Callable[[Scores], Quality] = lambda scores: Quality(0.0, 0.0),
         report: Callable[[int, float], None] = lambda step, score: None,
         objective: Objective | None = None,
     ) -> None:
@@ -122,9 +123,9 @@ class Boosting:
         return number % self.schedule.evaluate_every == 0 or number in (1, self.schedule.rounds)
 
     def _evaluate(self, booster: lgb.Booster) -> None:
-        state, value = self.progress, self.measure(self._scores_of(booster, 1))
-        state.measured(float(state.round), value, self.schedule.patience)
-        self.report(len(state.curve), value)
+        state, found = self.progress, self.measure(self._scores_of(booster, 1))
+        state.measured(float(state.round), found.worth, self.schedule.patience, **found.shown)
+        self.report(len(state.curve), found.map12)
 
     def _save(self, checkpoint: Path) -> None:
         text = {"progress": json.dumps(asdict(self.progress)), "trees": self._trees}

@@ -18,7 +18,7 @@ from pipeline.core.config import check
 from pipeline.core.files import write_text
 from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig, temporary_folder
-from pipeline.metrics import DivergedError
+from pipeline.metrics import DivergedError, Judged
 from pipeline.models.base import Kind
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions
@@ -26,7 +26,7 @@ from pipeline.schemas.predictions import labels_of
 from pipeline.tuning import space
 from pipeline.tuning.journal import JournalLock, open_study
 from pipeline.tuning.sample import FACTOR, LEAST, rungs
-from pipeline.tuning.winner import judged, packed, winner
+from pipeline.tuning.winner import packed, winner
 from pipeline.tuning.workers import enrolled, helpers, is_alive, is_orphaned
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -188,7 +188,7 @@ class Search:
             self.study.tell(trial, 0.0)  # a result too: as bad as it gets
 
     def _score(self, trial: optuna.Trial) -> float:
-        """The best MAP@12 during a fit on the largest sample; raises TrialPruned if others are better."""
+        """MAP@12 of a fit on the largest sample; raises TrialPruned if others are better."""
         if trial.params == self.defaults:  # all others are measured against them, so they are never given up
             return self._fit(trial, self.config, len(self.samples) - 1)
         tried = replace(self.config, **space.decoded(self.kind.search_space, trial.params))
@@ -212,8 +212,8 @@ class Search:
         fitted = model.fit(sample, FitOptions(runtime=self.runtime, report=report))
         if sample is self.samples[-1]:
             target = sample.part("target")
-            trial.set_user_attr("judged", packed(judged(model.predict(target), labels_of(target))))
-        return max(point["map12"] for point in fitted.curve)
+            trial.set_user_attr("judged", packed(Judged.scaled(model.predict(target), labels_of(target))))
+        return fitted.map12
 
 
 def work(search: Search) -> None:

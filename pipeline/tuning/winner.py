@@ -19,23 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
-from scipy.optimize import minimize_scalar
 
 from pipeline.core.progress import log
-from pipeline.metrics import Judged, Labelled, Values, softmax, standard_error, weighted_mean
-
-_STEEPEST = 10.0
-
-
-def judged(score: NDArray[np.float32], labels: Labelled) -> Judged:
-    """Gains and losses of scores (N,), once these are scaled to their own greatest likelihood: what is wrong with their
-    scale alone is no fault of the set, since a blend puts it right."""
-
-    def loss(scale: float) -> float:
-        return float(softmax(scale * score.astype(np.float64), labels)[0].mean())
-
-    scale = minimize_scalar(loss, bounds=(0, _STEEPEST), method="bounded").x
-    return Judged.of(score * scale, labels)
+from pipeline.metrics import Judged, Values, standard_error, weighted_mean
 
 
 def packed(found: Judged) -> str:

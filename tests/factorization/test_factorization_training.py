@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.factorization import displays, training
+from pipeline.metrics import Quality
 from pipeline.models.base import load_kind
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions, Fitted
@@ -81,7 +82,7 @@ def test_a_killed_run_goes_on(
 @pytest.mark.parametrize("name", KINDS)
 def test_the_best_is_kept(name: str, world: Encoded, runtime: RuntimeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.5, 0.6, 0.6, 0.4, 0.9])
-    monkeypatch.setattr(training, "map12", lambda score, labels: next(scores))
+    monkeypatch.setattr(training, "quality", lambda score, labels: Quality(next(scores), 0.0))
     found, fitted = fit(name, world, FitOptions(runtime=runtime), patience=2)
     assert [point["map12"] for point in fitted.curve] == [0.5, 0.6, 0.6, 0.4]
     assert fitted.length == fitted.curve[1]["step"] == 1.0

@@ -132,7 +132,7 @@ def assert_curve(kind: Kind, fitted: Fitted, config: Any) -> None:
     assert fitted.curve
     steps = [point["step"] for point in fitted.curve]
     assert steps == sorted(set(steps))
-    assert fitted.length == max(fitted.curve, key=lambda point: point["map12"])["step"]
+    assert fitted.length == max(fitted.curve, key=lambda point: point["map12"] - point["target_loss"])["step"]
     assert steps[-1] <= getattr(config, "epochs", getattr(config, "rounds", None))
 
 

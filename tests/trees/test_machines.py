@@ -76,7 +76,7 @@ def test_two_machines_train_one_model(encoded: dict[str, Encoded], tmp_path: Pat
     scores = [read_scores(folder / "scores.parquet", target) for folder in (alone, together)]
     found, chance = [map12(score, labels) for score in scores], map12(np.zeros(target.rows), labels)
     assert found[1] == pytest.approx(found[0], abs=0.1 * (found[0] - chance))
-    assert np.corrcoef(*scores)[0, 1] > 0.95
+    assert np.corrcoef(*scores)[0, 1] > 0.9
     for folder in (alone, together):  # the root of the first tree knows how many rows it was grown from
         first = lgb.Booster(model_file=folder / "model" / "trees.txt").dump_model()["tree_info"][0]["tree_structure"]
         assert first["internal_count"] == pytest.approx(0.8 * world.part("history").rows, rel=0.03)

@@ -31,7 +31,7 @@ def test_listwise_derivatives_are_those_of_the_softmax() -> None:
     slope, curvature = listwise(scores, data)
 
     def loss(z: Scores) -> float:
-        return float(softmax(z, labels)[0].sum())
+        return float(softmax(z, labels.offsets, labels.clicked)[0].sum())
 
     for i in range(len(scores)):
         moved = np.zeros(len(scores))

@@ -75,7 +75,7 @@ class FakeModel:
             score = self.score() - 0.01 * abs(step - 2)
             options.report(step, score)
             curve.append({"step": float(step), "map12": score})
-        return Fitted(length=3.0, curve=curve)
+        return Fitted(length=2.0, curve=curve)
 
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
         right = np.arange(part.displays) % 3 > 0

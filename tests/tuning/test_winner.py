@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.metrics import Judged, map12, weighted_mean
 from pipeline.schemas.predictions import labels_of
-from pipeline.tuning.winner import ahead, judged, luck, packed, unpacked, winner
+from pipeline.tuning.winner import ahead, luck, packed, unpacked, winner
 from tests.synthetic import write_mixed
 
 DISPLAYS = 1000
@@ -56,7 +56,7 @@ def test_what_is_judged(tmp_path: Path) -> None:
     labels = labels_of(target)
     score = np.where(target.array("clicked"), 1.0, 0.0) + np.random.default_rng(0).normal(size=target.rows)
     score = score.astype(np.float32)
-    found, scaled = judged(score, labels), judged(3 * score, labels)
+    found, scaled = Judged.scaled(score, labels), Judged.scaled(3 * score, labels)
     future = np.asarray(target.array("future"))
     assert weighted_mean(found.gain, future) == pytest.approx(map12(score, labels))
     np.testing.assert_allclose(found.loss, scaled.loss, atol=1e-3)
