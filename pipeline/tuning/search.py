@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
@@ -26,7 +27,7 @@ from pipeline.schemas.predictions import labels_of
 from pipeline.tuning import space
 from pipeline.tuning.journal import JournalLock, open_study
 from pipeline.tuning.sample import FACTOR, LEAST, rungs
-from pipeline.tuning.winner import packed, winner
+from pipeline.tuning.winner import JUDGED, likeliest, packed, winner
 from pipeline.tuning.workers import enrolled, helpers, is_alive, is_orphaned
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -35,6 +36,8 @@ _STEPS_OF_A_RUNG = 1_000_000
 #: Sets that are tried before the sampler goes by what it has seen.
 _STARTUP = 8
 _POLL_SECONDS = 0.5
+#: How often a new set is sought near another one, where a few choices leave few of them.
+_TRIES = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +84,7 @@ def tune(
         search = Search(kind, config, samples, own, tuning, journal, name)
         with helpers(min(tuning.workers, search.left()) - 1, work, search):
             search.run()
-        best = winner(search.study.trials, samples[-1].part("target").array("future"))
+        best = winner(search.study.trials, search.future)
         found = space.decoded(kind.search_space, best or {})
         log.info("tuning: %s", found or "the defaults")
         with search.lock:  # others may write it, too
@@ -95,7 +98,7 @@ def _write(found: dict[str, Any], out: Path) -> None:
 
 def _name(kind: Kind, config: Any, encoded: Encoded, tuning: TuningConfig) -> str:
     what = [kind.name, asdict(config), repr(kind.search_space), tuning.displays, tuning.seed, encoded.digest]
-    text = json.dumps([*what, FACTOR, LEAST, "judged"], sort_keys=True)  # the last: what each trial keeps
+    text = json.dumps([*what, FACTOR, LEAST, JUDGED], sort_keys=True)  # the last: what each trial keeps
     return f"{kind.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -123,6 +126,7 @@ class Search:
         self.study = open_study(self.journal, self.name, self.lock)
         self.defaults = space.encoded(self.kind.search_space, self.config)
         self.distributions = space.distributions(self.kind.search_space, self.config)
+        self.future = self.samples[-1].part("target").array("future")
 
     def __reduce__(self) -> tuple[type[Search], tuple[Any, ...]]:
         return Search, tuple(getattr(self, field.name) for field in fields(self))
@@ -161,17 +165,23 @@ class Search:
         return [t for t in trials if t.state in _FINISHED], [t for t in running if t not in dead]
 
     def _ask(self, worker: str, taken: list[FrozenTrial]) -> optuna.Trial:
-        """The next set: the defaults, then what a dead worker has left behind, then what the sampler proposes.
+        """The next set: the defaults, then what a dead worker has left behind; then two near the likeliest one for each
+        that the sampler proposes, which looks everywhere.
 
-        The sampler is seeded by the number of trials, so a killed and resumed study tries the same sets as an
-        undisturbed one.
+        Both are seeded by the number of trials, so a killed and resumed study tries the same sets as an undisturbed
+        one.
         """
         trials, known = self.study.get_trials(deepcopy=False), [t.params for t in taken]
         lost = [t.params for t in trials if t.state == TrialState.FAIL and len(t.params) == len(self.distributions)]
-        again = [params for params in [self.defaults, *lost] if params not in known]
-        if again and not any(t.state == TrialState.WAITING for t in trials):
-            self.study.enqueue_trial(again[0])
+        planned = [params for params in [self.defaults, *lost] if params not in known]
         seed = self.tuning.seed * 100_003 + len(taken)
+        if not planned and len(taken) % 3:
+            best, random = likeliest(taken, self.future), np.random.default_rng(seed)
+            base = best.params if best else self.defaults
+            tries = (space.near(base, self.distributions, random) for _ in range(_TRIES))
+            planned = [params for params in tries if params not in known][:1]
+        if planned and not any(t.state == TrialState.WAITING for t in trials):
+            self.study.enqueue_trial(planned[0])
         self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
         found = self.study.ask(self.distributions)
         found.set_user_attr("worker", worker)
@@ -212,7 +222,7 @@ class Search:
         fitted = model.fit(sample, FitOptions(runtime=self.runtime, report=report))
         if sample is self.samples[-1]:
             target = sample.part("target")
-            trial.set_user_attr("judged", packed(Judged.scaled(model.predict(target), labels_of(target))))
+            trial.set_user_attr(JUDGED, packed(Judged.scaled(model.predict(target), labels_of(target))))
         return fitted.map12
 
 

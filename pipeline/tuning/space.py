@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pipeline.models.base import Choice, SearchSpace, Uniform
+
+#: The standard deviation of a step, as a share of the range.
+_STEP = 0.15
 
 
 def distributions(space: SearchSpace, config: Any) -> dict[str, BaseDistribution]:
@@ -43,6 +48,29 @@ def decoded(space: SearchSpace, params: dict[str, Any]) -> dict[str, Any]:
     """Optuna's values as a config holds them."""
     found = {name: json.loads(v) if isinstance(space[name], Choice) else v for name, v in params.items()}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def near(params: dict[str, Any], within: dict[str, BaseDistribution], random: np.random.Generator) -> dict[str, Any]:
+    """A set near another one: each of its values, but at least one, takes a step with a chance of a half; a choice
+    becomes any other."""
+    movable = [name for name, distribution in within.items() if not distribution.single()]
+    if not movable:
+        return dict(params)
+    moved = [name for name in movable if random.random() < 0.5] or [movable[random.integers(len(movable))]]
+    return params | {name: _step(params[name], within[name], random) for name in moved}
+
+
+def _step(value: Any, within: BaseDistribution, random: np.random.Generator) -> Any:
+    if isinstance(within, CategoricalDistribution):
+        others = [choice for choice in within.choices if choice != value]
+        return others[random.integers(len(others))]
+    assert isinstance(within, FloatDistribution | IntDistribution)
+    low, high, at = (math.log(v) if within.log else v for v in (within.low, within.high, value))
+    at += random.normal(0, _STEP) * (high - low)
+    at = low + abs(at - low)  # what leaves the range is reflected at its end
+    at = max(low, high - abs(high - at))
+    found = min(max(math.exp(at) if within.log else at, within.low), within.high)
+    return round(found) if isinstance(within, IntDistribution) else found
 
 
 def plain(value: Any) -> Any:

@@ -23,6 +23,9 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.core.progress import log
 from pipeline.metrics import Judged, Values, standard_error, weighted_mean
 
+#: The attribute of a trial that holds what its set is worth in each display, packed.
+JUDGED = "judged"
+
 
 def packed(found: Judged) -> str:
     """As a text for a trial's attributes: less than four bytes a display."""
@@ -53,23 +56,29 @@ def luck(tried: int) -> float:
     return max(1.0, NormalDist().inv_cdf((n - 0.375) / (n + 0.25)))
 
 
+def likeliest(trials: Sequence[FrozenTrial], future: NDArray[np.bool_]) -> FrozenTrial | None:
+    """The trial of the least loss on the displays whose `future` (D,) is given, of equals the first; None if none came
+    to an end without diverging."""
+    whole = [t for t in trials if t.state == TrialState.COMPLETE and JUDGED in t.user_attrs]
+    return min(whole, key=lambda t: weighted_mean(unpacked(t.user_attrs[JUDGED]).loss, future), default=None)
+
+
 def winner(trials: Sequence[FrozenTrial], future: NDArray[np.bool_]) -> dict[str, Any] | None:
     """The parameters of the set that replaces the defaults, as Optuna holds them; None if the defaults stay.
 
     future: of the displays on which they were measured (D,).
     """
     tried = sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials) - 1
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and "judged" in t.user_attrs]  # others diverged
-    found = [(unpacked(t.user_attrs["judged"]), t) for t in complete]
-    if not found:
+    best = likeliest(trials, future)
+    if best is None:
         log.info("tuning: all of %d sets diverge, as the defaults do", tried)
         return None
-    own, best = min(found, key=lambda each: weighted_mean(each[0].loss, future))  # of equals the first
-    theirs = next((of for of, t in found if t.user_attrs.get("defaults")), None)
     if best.user_attrs.get("defaults"):
         log.info("tuning: none of %d sets is likelier than the defaults, MAP@12 %.5f", tried, best.value)
         return None
-    if theirs is not None:
+    defaults = likeliest([t for t in trials if t.user_attrs.get("defaults")], future)
+    if defaults is not None:
+        own, theirs = (unpacked(t.user_attrs[JUDGED]) for t in (best, defaults))
         gain, error = ahead(theirs.loss, own.loss, future)
         rise, rise_error = ahead(own.gain, theirs.gain, future)
         told = (

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 
 from pipeline.models.base import Choice, SearchSpace, Uniform
-from pipeline.tuning.space import decoded, distributions, encoded, plain
+from pipeline.tuning.space import decoded, distributions, encoded, near, plain
 
 SPACE: SearchSpace = {
     "rate": Uniform(low=0.1, high=1.0, log=True),
@@ -59,3 +60,24 @@ def test_values_stay_where_the_space_is_wide_enough() -> None:
 @pytest.mark.parametrize(("value", "expected"), [(0.123456789, 0.12346), (7, 7), ((64, 32), [64, 32]), ("a", "a")])
 def test_values_for_yaml(value: Any, expected: Any) -> None:
     assert plain(value) == expected
+
+
+def test_a_set_near_another_one() -> None:
+    """Half of the values take a step, on average; nothing leaves its range."""
+    within, start = distributions(SPACE, Config()), encoded(SPACE, Config())
+    random = np.random.default_rng(0)
+    found = [near(start, within, random) for _ in range(400)]
+    for params in found:
+        assert all(within[name]._contains(within[name].to_internal_repr(value)) for name, value in params.items())
+    assert np.mean([params == start for params in found]) < 0.02, "but for a step to the same whole number"
+    for name in SPACE:
+        assert 0.4 < np.mean([params[name] != start[name] for params in found]) < 0.62, name
+    steps = [np.log(params["rate"] / start["rate"]) for params in found if params["rate"] != start["rate"]]
+    assert 0.5 < np.std(steps) / (0.15 * np.log(10)) < 1.2
+    assert {type(params["leaves"]) for params in found} == {int}
+
+
+def test_nothing_is_near_where_there_is_no_choice() -> None:
+    space: SearchSpace = {"hidden": Choice(values=((64,),))}
+    within, start = distributions(space, Config()), encoded(space, Config())
+    assert near(start, within, np.random.default_rng(0)) == start
