@@ -58,6 +58,31 @@ class KeyOrder:
         self._last_key = int(key[-1])
 
 
+class ClickCount:
+    """Watches whether each display has one click, in a file that holds the rows of a display one after the other."""
+
+    def __init__(self) -> None:
+        self._one = True
+        self._display, self._clicks = -1, 1  # of the display that the next batch may go on with
+
+    @property
+    def is_one(self) -> bool:
+        return self._one and self._clicks == 1
+
+    def __call__(self, batch: pa.RecordBatch) -> None:
+        if not batch.num_rows:
+            return
+        display = np.from_dlpack(batch.column("display_id"))
+        starts = np.append(0, np.flatnonzero(display[1:] != display[:-1]) + 1)
+        clicks = np.add.reduceat(np.from_dlpack(batch.column("clicked")), starts, dtype=np.int64)
+        if display[0] == self._display:
+            clicks[0] += self._clicks
+        else:
+            self._one = self.is_one
+        self._one = self._one and bool((clicks[:-1] == 1).all())
+        self._display, self._clicks = int(display[-1]), int(clicks[-1])
+
+
 @dataclass(frozen=True, slots=True)
 class Staged:
     """All rows of a raw file, in its order, in a Parquet file.
@@ -129,13 +154,13 @@ def raw_rows(engine: DuckDBEngine, stream: RawStream) -> Iterator[None]:
         engine.connection.unregister("raw_rows")
 
 
-def stage(build: Build, name: str, *keys: str, scratch: bool = False) -> Staged:
+def stage(build: Build, name: str, *keys: str, watchers: Sequence[Watcher] = (), scratch: bool = False) -> Staged:
     """All rows of a raw file, in its order, as an intermediate file; nothing is dropped from it yet.
 
     scratch: the file will never be the table itself.
     """
     staged = Staged(build.inputs[name], build.engine.scratch(f"{name}.parquet"), KeyOrder(*keys))
-    load(build, name, staged.path, watchers=(staged.order,), scratch=scratch)
+    load(build, name, staged.path, watchers=(staged.order, *watchers), scratch=scratch)
     build.engine.sql("CREATE OR REPLACE TEMP TABLE dropped (row BIGINT)")
     return staged
 

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pcsv
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.ingest import page_views
+from pipeline.ingest.staging import ClickCount
 from pipeline.schemas.raw import DAY_MS, EPOCH_MS
 from pipeline.schemas.tables import TABLES
 from pipeline.stages.ingest import main
@@ -286,3 +288,17 @@ def test_real_rows(world: World) -> None:
     assert {"1940", "2104", "3008"} <= set(examples)
     assert meta["nulls"]["publish_time"] == 1911
     assert report["page_views"]["rows"] == 49_999
+
+
+@pytest.mark.parametrize("clicks", [[1, 1, 1, 1], [1, 0, 1, 1], [1, 2, 1, 1], [0, 1, 1, 1], [1, 1, 1, 0], [2, 0, 1, 1]])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 100])
+def test_clicks_are_counted_across_batches(clicks: list[int], rows: int) -> None:
+    """Whatever the batches into which a file is read, and where in them a display begins."""
+    lengths = [3, 1, 4, 2] if clicks[1] < 2 else [3, 2, 4, 2]
+    clicked = np.concatenate([np.arange(n) < k for n, k in zip(lengths, clicks, strict=True)]).astype(np.uint8)
+    batch = pa.record_batch({"display_id": np.repeat(np.array([7, 8, 11, 12], np.uint32), lengths), "clicked": clicked})
+    counted = ClickCount()
+    for start in range(0, batch.num_rows, rows):
+        counted(batch.slice(start, rows))
+        counted(batch.slice(start, 0))
+    assert counted.is_one == (clicks == [1, 1, 1, 1])
