@@ -2,12 +2,16 @@
 
     python -m benchmarks.tuning                              # three worlds of 30,000 displays, cheap models, 10 trials
     python -m benchmarks.tuning --models deepfm --trials 30
+    python -m benchmarks.tuning --start params           # from params.yaml, whose values were chosen for such worlds
 
 Each world is simulated with a seed of its own. Every stage runs as DVC runs it: a model is tuned on samples of the
 validation split, then its defaults and its winner are each fitted on validation, refitted on all of train and scored on
 clicks_test, whose labels only the simulation knows. Both rank the same displays, so the standard error is that of the
 differences by display; it says nothing of other worlds and other seeds of the fit. Where no set was ahead by more than
 luck, the defaults stay, and the difference is 0.
+
+The search starts from the defaults of the model's own code, unless told otherwise: what it may change is taken from
+params.yaml, which says what has proved good in the default world, and so has been tuned already.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +33,7 @@ from optuna.storages.journal import JournalFileBackend
 from benchmarks.measure import ROOT, machine, measured, stage, table
 from benchmarks.scale import SPLITS, make_raw, stages, write_params
 from pipeline.metrics import map12, reciprocal_rank
+from pipeline.models.base import load_kind
 from pipeline.report import test_labels
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.predictions import read_scores
@@ -36,6 +42,7 @@ from pipeline.tuning.winner import ahead
 MODELS = ("lr", "ffm", "deepfm", "lightgbm")
 SEEDS = (101, 102, 103)  # of the worlds; the default world's is 1
 SCORES = "lr_crosses"  # whose out-of-fold scores the others read
+STARTS = {"code": "the models' code", "params": "params.yaml"}
 UNSCORED = ("lr", "lr_crosses", "fm", "ffm")
 PACKAGES = ("optuna", "torch", "lightgbm", "numba", "numpy")
 RESULT = ROOT / "benchmarks" / "results" / "tuning.md"
@@ -58,13 +65,19 @@ class Result:
     seconds: float
 
 
-def make_world(scratch: Path, seed: int, displays: int, tuning: dict[str, Any]) -> Path:
-    """A folder with a world, from its raw files to its codes, and the scores that other models read."""
+def make_world(scratch: Path, seed: int, displays: int, tuning: dict[str, Any], models: Sequence[str]) -> Path:
+    """A folder with a world, from its raw files to its codes, and the scores that other models read.
+
+    models: those whose search starts from the defaults of their code.
+    """
     world = scratch / f"world-{seed}"
     params = write_params(world, displays, "4GB", 0)
     values = yaml.safe_load(params.read_text(encoding="utf-8"))
     values["simulation"]["seed"] = seed
     values["tuning"] |= tuning
+    for model in models:
+        own = values["models"][model]
+        values["models"][model] = {k: v for k, v in own.items() if k not in load_kind(own["kind"]).search_space}
     params.write_text(yaml.safe_dump(values), encoding="utf-8")
     if (world / "ready").exists():
         return world
@@ -190,12 +203,12 @@ def details(results: list[Result]) -> str:
     )
 
 
-def write_report(out: Path, results: list[Result], displays: int, trials: int) -> None:
+def write_report(out: Path, results: list[Result], displays: int, trials: int, start: str) -> None:
     worlds = len({result.seed for result in results})
     parts = [
         "# Does tuning pay?\n",
         f"Written by `python -m benchmarks.tuning`, {worlds} worlds of {displays:,} displays, {trials} sets beside the "
-        f"defaults: {machine(PACKAGES)}.\n",
+        f"defaults, which are those of {STARTS[start]}: {machine(PACKAGES)}.\n",
         "MAP@12 of the test, as means over the worlds; in how many of them the tuned model is better, the same (where "
         "the defaults stay) or worse.\n",
         summary(results),
@@ -211,6 +224,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="of the worlds (default: 101 102 103)")
     parser.add_argument("--displays", type=int, default=30_000, help="of a world, train and test (default: 30000)")
     parser.add_argument("--trials", type=int, default=10, help="sets beside the defaults (default: 10)")
+    parser.add_argument("--start", choices=STARTS, default="code", help="whose defaults (default: the code's)")
     parser.add_argument("--scratch", type=Path, default=ROOT / "data" / "tuning", help="folder (default: data/tuning)")
     parser.add_argument("--keep", action="store_true", help="keep the worlds, their studies and models")
     parser.add_argument("--out", type=Path, default=RESULT, help=f"the report (default: {RESULT.relative_to(ROOT)})")
@@ -218,14 +232,15 @@ def main() -> None:
     settings = {"trials": options.trials, "displays": options.displays, "minutes": None}
     worlds = {}
     for seed in options.seeds:
-        worlds[seed] = make_world(options.scratch.resolve(), seed, options.displays, settings)
+        plain = options.models if options.start == "code" else ()
+        worlds[seed] = make_world(options.scratch.resolve(), seed, options.displays, settings, plain)
         print(f"world {seed} is there", flush=True)
     results = []
     for seed, world in worlds.items():
         for model in options.models:
             results.append(compare(world, seed, model))
             print(f"world {seed}, {model}: {results[-1].default:.5f} {results[-1].ahead:+.5f}", flush=True)
-            write_report(options.out, results, options.displays, options.trials)
+            write_report(options.out, results, options.displays, options.trials, options.start)
     if not options.keep:
         for world in worlds.values():
             shutil.rmtree(world)
