@@ -141,15 +141,14 @@ class Judged:
     @classmethod
     def of(cls, score: Floats, labels: Labelled) -> Judged:
         gain = reciprocal_rank(score, labels.clicked, labels.offsets, labels.display_id, labels.ad_id)
-        return cls(gain, softmax(score.astype(np.float64), labels.offsets, labels.clicked)[0])
+        return cls(gain, _losses(score, labels, 1.0))
 
     @classmethod
     def scaled(cls, score: Floats, labels: Labelled) -> Judged:
         """Of scores that are scaled to their own greatest likelihood: what is wrong with their scale alone is no fault
         of a model, since a blend puts it right."""
         gain = reciprocal_rank(score, labels.clicked, labels.offsets, labels.display_id, labels.ad_id)
-        exact = score.astype(np.float64)
-        return cls(gain, softmax(_scale(exact, labels) * exact, labels.offsets, labels.clicked)[0])
+        return cls(gain, _losses(score, labels, _scale(score, labels)))
 
     @classmethod
     def joined(cls, parts: list[Judged]) -> Judged:
@@ -166,17 +165,28 @@ def softmax(score: Values, offsets: NDArray[np.int64], clicked: NDArray[Any]) ->
     return np.log(total) + top - of_click, e / np.repeat(total, lengths)
 
 
-def _scale(score: Values, labels: Labelled) -> float:
+def _losses(score: Floats, labels: Labelled, scale: float) -> Values:
+    """-log of each click's chance (D,) by scores (N,) times `scale`; a million displays at a time."""
+    result = np.empty(len(labels.offsets) - 1)
+    for start in range(0, len(result), _CHUNK_DISPLAYS):
+        offsets = labels.offsets[start : start + _CHUNK_DISPLAYS + 1]
+        rows = slice(offsets[0], offsets[-1])
+        exact = scale * score[rows].astype(np.float64)
+        result[start : start + _CHUNK_DISPLAYS] = softmax(exact, offsets - offsets[0], labels.clicked[rows])[0]
+    return result
+
+
+def _scale(score: Floats, labels: Labelled) -> float:
     """The factor from 0 to 10 with which scores (N,) give the clicks the greatest chance; of many displays by some."""
     lengths = np.diff(labels.offsets)
     some = np.arange(len(lengths)) % -(-len(lengths) // _SCALED_DISPLAYS) == 0
     rows = np.repeat(some, lengths)
-    score, clicked, offsets = score[rows], labels.clicked[rows] != 0, np.append(0, np.cumsum(lengths[some]))
-    of_clicks = score[clicked].sum()
+    exact, clicked = score[rows].astype(np.float64), labels.clicked[rows] != 0
+    offsets, of_clicks = np.append(0, np.cumsum(lengths[some])), exact[clicked].sum()
     low, high = 0.0, _STEEPEST
     for _ in range(_HALVINGS):  # the loss is convex in the scale, so its slope changes sign but once
         middle = (low + high) / 2
-        rises = softmax(middle * score, offsets, clicked)[1] @ score > of_clicks
+        rises = softmax(middle * exact, offsets, clicked)[1] @ exact > of_clicks
         low, high = (low, middle) if rises else (middle, high)
     return high
 

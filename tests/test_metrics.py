@@ -128,10 +128,11 @@ def test_scores_that_are_not_finite_mean_divergence(bad: float) -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = make_labels(LENGTHS, without_click=(3, 8))
     score = np.random.default_rng(3).integers(0, 4, len(labels.clicked)).astype(np.float32)
-    whole = gain_of(score, labels)
+    whole, losses = gain_of(score, labels), Judged.of(score, labels).loss
     for size in (1, 3, len(LENGTHS) - 1, len(LENGTHS)):
         monkeypatch.setattr(metrics, "_CHUNK_DISPLAYS", size)
         assert gain_of(score, labels).tolist() == whole.tolist()
+        assert Judged.of(score, labels).loss.tolist() == losses.tolist()
     labels.clicked[-7:] = 1
     monkeypatch.setattr(metrics, "_CHUNK_DISPLAYS", 3)
     with pytest.raises(ValueError, match="more than one click"):
