@@ -75,7 +75,7 @@ if sys.argv[1] == "train":
     from pipeline.nn import training as nn
     for trainer in (factorization.Trainer, nn.NetworkTrainer):
         def slow_step(self, *arguments, step=trainer._step):
-            time.sleep(0.02)
+            time.sleep(0.05)
             step(self, *arguments)
         trainer._step = slow_step
 command.run({stage}.main, sys.argv[2:])
