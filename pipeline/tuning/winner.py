@@ -3,9 +3,9 @@
 All rank the same displays, so what counts is the difference in each of them: its standard error is a good deal smaller
 than that of either. That of MAP@12 is still larger than what a better set gains, but the chance that a set gives to the
 click tells the two apart on a few thousand displays. Of n sets that are no better than the defaults the best one looks
-better all the same, by the largest of n normal numbers of standard errors. A winner must be ahead by more than twice
-what that is on average, since a fit on other rows has luck of its own, and no more than a standard error behind in
-MAP@12.
+better all the same, by the largest of n normal numbers of standard errors. A winner must be ahead by half as
+much again as that is on average, since a fit on other rows has luck of its own, and no more than a standard error
+behind in MAP@12.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def winner(trials: Sequence[FrozenTrial], future: NDArray[np.bool_]) -> dict[str
             f"the likeliest of {tried} sets is ahead of the defaults by {gain:.5f} nats a display, standard error "
             f"{error:.5f}; by {rise:.5f} MAP@12, standard error {rise_error:.5f}"
         )
-        if gain <= 2 * luck(tried) * error or rise < -rise_error:
+        if gain <= 1.5 * luck(tried) * error or rise < -rise_error:
             log.info("tuning: %s: that may be luck, the defaults stay", told)
             return None
         log.info("tuning: %s", told)

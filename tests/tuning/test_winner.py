@@ -88,10 +88,10 @@ def test_the_standard_error_is_that_of_repeated_draws() -> None:
 
 
 @pytest.mark.parametrize("tried", [1, 3, 20])
-@pytest.mark.parametrize(("by", "most"), [(-0.02, 0.1), (-0.03, 0.02)], ids=["as good", "a little worse"])
+@pytest.mark.parametrize(("by", "most"), [(-0.02, 0.2), (-0.03, 0.04)], ids=["as good", "a little worse"])
 def test_luck_seldom_wins(tried: int, by: float, most: float) -> None:
     """Of sets as good as the defaults (their chances vary, which costs 0.02) the best one nearly always looks better,
-    but hardly ever wins."""
+    but seldom wins."""
     random, won = np.random.default_rng(3), 0
     for _ in range(100):
         chance = some(random)
