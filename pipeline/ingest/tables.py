@@ -33,6 +33,7 @@ def build_tables(build: Build, wanted_views: str) -> None:
 
 
 def clicks_train(build: Build) -> None:
+    """The impressions of train; what was watched while they streamed by spares the checks that group them."""
     clicks = ClickCount()
     staged = stage(build, "clicks_train", "display_id", "ad_id", watchers=(clicks,))
     check_duplicates(build, staged, "duplicate_impression", best="clicked DESC")
