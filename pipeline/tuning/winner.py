@@ -23,8 +23,9 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.core.progress import log
 from pipeline.metrics import Judged, Values, standard_error, weighted_mean
 
-#: The attribute of a trial that holds what its set is worth in each display, packed.
-JUDGED = "judged"
+#: The attribute of a trial that holds what its set is worth in each display, packed, at the moment of highest worth
+#: (metrics.Quality). A study's name tells it: trials that keep something else are no part of the same study.
+JUDGED = "judged at the highest worth"
 
 
 def packed(found: Judged) -> str:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pipeline.metrics import Judged, map12, weighted_mean
 from pipeline.schemas.predictions import labels_of
-from pipeline.tuning.winner import ahead, luck, packed, unpacked, winner
+from pipeline.tuning.winner import JUDGED, ahead, luck, packed, unpacked, winner
 from tests.synthetic import write_mixed
 
 DISPLAYS = 1000
@@ -37,7 +37,7 @@ def moved(chance: NDArray[np.float64], by: float, random: np.random.Generator) -
 
 def trial(x: float, found: Judged | None, *, defaults: bool = False) -> FrozenTrial:
     """found: None if it has diverged."""
-    attributes = ({"defaults": True} if defaults else {}) | ({} if found is None else {"judged": packed(found)})
+    attributes = ({"defaults": True} if defaults else {}) | ({} if found is None else {JUDGED: packed(found)})
     value = 0.0 if found is None else weighted_mean(found.gain, FUTURE)
     return create_trial(
         value=value, params={"x": x}, distributions={"x": FloatDistribution(0, 9)}, user_attrs=attributes
