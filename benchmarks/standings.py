@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import ROOT, machine, table
 from benchmarks.models import CONTESTANTS, compete
+from pipeline.core.files import read_json
 from pipeline.metrics import Judged, standard_error, weighted_mean
 from pipeline.report import test_labels
 from pipeline.schemas.encoded import Encoded
@@ -59,10 +60,12 @@ def main() -> None:
     future = np.asarray(labels.slices["future"])
     judged = {name: Judged.of(score, labels) for name, score in scores.items()}
     means = {name: weighted_mean(found.gain, future) for name, found in judged.items()}
+    validated = {path.stem: read_json(path)["map12"] for path in (options.run / "metrics").glob("*.json")}
     gap = means["oracle"] - means["ad_ctr"]
     rows = [
         [
             name,
+            f"{validated[name]:.5f}" if name in validated else "",
             f"{means[name]:.5f}",
             f"{(means[name] - means['ad_ctr']) / gap:.1%}",
             f"{means['blend'] - means[name]:+.5f}",
@@ -70,10 +73,11 @@ def main() -> None:
         ]
         for name in sorted(means, key=lambda name: -means[name])
     ]
+    head = ["scores", "MAP@12 on validation", "on test", "of the gap from ad CTR to the oracle"]
     text = (
         f"# Standings\n\nWritten by `python -m benchmarks.standings`, {target.displays:,} displays of clicks_test, "
         f"{encoded.part('history').displays:,} of clicks_train: {machine(('lightgbm', 'torch', 'numpy'))}.\n\n"
-        + table(["scores", "MAP@12 on test", "of the gap from ad CTR to the oracle", "blend ahead by", "error"], rows)
+        + table([*head, "blend ahead on test by", "error"], rows)
     )
     options.out.write_text(text, encoding="utf-8")
     print(text)
