@@ -30,6 +30,7 @@ LAYERS = (
     {
         "training",
         "out_of_fold",
+        "leaves",
         "tuning",
         "blending",
         "submission",

@@ -150,7 +150,7 @@ class Encoded:
     """A split as the models see it.
 
     hidden: names of fields that `leaks: false` left out.
-    scores: a folder with scores of other models (see `write_scores`), each a field as any other.
+    scores: a folder with what other models say of the rows (see `write_scores`), each a field as any other.
     """
 
     def __init__(self, folder: Path, scores: Path | None = None) -> None:
@@ -205,8 +205,9 @@ def write_fields(
     write_json(folder / "fields.json", {"fields": described, "parts": parts, "digest": digest, "hidden": list(hidden)})
 
 
-def write_scores(folder: Path, encoded: Encoded, field: Field, scores: Mapping[Part, NDArray[np.float32]]) -> None:
-    """Scores (N,) of both parts as a numeric field, whole or not at all: history.npy, target.npy and field.json."""
+def write_scores(folder: Path, encoded: Encoded, field: Field, scores: Mapping[Part, NDArray[Any]]) -> None:
+    """What a model says of the rows (N,) of both parts as a field, whole or not at all: history.npy, target.npy and
+    field.json."""
     digest = 0
     with atomic_path(folder) as partial:
         partial.mkdir()

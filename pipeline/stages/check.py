@@ -14,6 +14,8 @@ from pipeline.encode import EncodeConfig
 from pipeline.features.base import learner_config, load_group
 from pipeline.features.smoothing import SmoothingConfig
 from pipeline.ingest.config import IngestConfig
+from pipeline.leaves import GROUP as LEAVES
+from pipeline.leaves import LeavesConfig
 from pipeline.models.base import model_config
 from pipeline.schemas.features import feature_names, leaks_allowed
 from pipeline.sources.base import DataConfig
@@ -31,6 +33,7 @@ SECTIONS = {
     "smoothing": SmoothingConfig,
     "views": ViewsConfig,
     "encode": EncodeConfig,
+    "leaves": LeavesConfig,
     "tuning": TuningConfig,
     "blend": BlendConfig,
     "runtime": RuntimeConfig,
@@ -50,8 +53,11 @@ def check_params(params: Path) -> None:
     leaks_allowed(params)
     _check_groups(params)
     models = read_yaml(params).get("models") or {}
+    trees = section(params, "leaves", LeavesConfig).trees
     for name in models:
-        model_config(params, name)
+        _, config = model_config(params, name)
+        if not trees and LEAVES in getattr(config, "groups", ()):
+            raise ParameterError(f"{params}: models.{name}: reads the group {LEAVES}, but leaves.trees is 0")
     for member in section(params, "blend", BlendConfig).members:
         if member not in models:
             raise ParameterError(f"{params}: blend.members: {member!r} is not under models: {', '.join(models)}")

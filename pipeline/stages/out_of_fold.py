@@ -23,6 +23,7 @@ def main(arguments: list[str]) -> None:
         checkpoint="folder in which a killed run finds what it needs to go on; removed at the end",
     )
     command.add_argument("--model", required=True, help="name of the model under `models` in the parameters")
+    command.add_argument("--scores", type=Path, help="folder of what other models say, read as fields (input)")
     command.add_argument("--tuned", type=Path, help="YAML file with the winners of tuning (input)")
     command.add_argument("--folds", type=int, default=2, help="into how many folds history is cut (default: 2)")
     options = command.parse_args(arguments)
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> None:
     fit = FitOptions(
         runtime=runtime(options.params), length=trained_length(options.like), checkpoint=options.checkpoint
     )
-    encoded = Encoded(options.encoded)
+    encoded = Encoded(options.encoded, options.scores)
     out_of_fold(options.model, kind, config, encoded, fit, options.folds, options.predictions, options.out)
 
 

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
         checkpoint="folder in which a killed run finds what it needs to go on; removed at the end",
     )
     command.add_argument("--model", required=True, help="name of the model under `models` in the parameters")
-    command.add_argument("--scores", type=Path, help="folder of out-of-fold scores, read as fields (input)")
+    command.add_argument("--scores", type=Path, help="folder of what other models say, read as fields (input)")
     command.add_argument("--tuned", type=Path, help="YAML file with the winners of tuning (input)")
     command.add_argument("--like", type=Path, help="folder of the model that validation fitted (input)")
     command.add_argument("--metrics", type=Path, help="JSON file of headline metrics (output)")

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
         out="YAML file of the winning parameters (output)",
     )
     command.add_argument("--model", required=True, help="name of the model under `models` in the parameters")
-    command.add_argument("--scores", type=Path, help="folder of out-of-fold scores, read as fields (input)")
+    command.add_argument("--scores", type=Path, help="folder of what other models say, read as fields (input)")
     command.add_argument("--picture", type=Path, help="PNG file of history, importances and slices (output)")
     options = command.parse_args(arguments)
     kind, config = model_config(options.params, options.model)

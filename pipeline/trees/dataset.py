@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightgbm as lgb
@@ -91,10 +91,25 @@ def _sample(rows: int, seed: int) -> NDArray[np.int64]:
 
 def scores(booster: lgb.Booster, part: EncodedPart, fields: Sequence[Field]) -> NDArray[np.float64]:
     """The sums (N,) of all trees' values."""
-    rows, score = Rows(part, fields), np.empty(part.rows)
+    score = np.empty(part.rows)
+    for rows, values in _blocks(part, fields):
+        score[rows] = booster.predict(values, raw_score=True)
+    return score
+
+
+def leaves(
+    booster: lgb.Booster, part: EncodedPart, fields: Sequence[Field]
+) -> Iterator[tuple[slice, NDArray[np.integer[Any]]]]:
+    """Block by block, rows and the leaf of each tree that each of them falls into, from 0: (R, T)."""
+    for rows, values in _blocks(part, fields):
+        yield rows, np.asarray(booster.predict(values, pred_leaf=True)).reshape(len(values), -1)
+
+
+def _blocks(part: EncodedPart, fields: Sequence[Field]) -> Iterator[tuple[slice, Floats]]:
+    """All rows, some displays at a time, and their values (R, F)."""
+    rows = Rows(part, fields)
     with bar(part.rows, "predicting") as shown:
         for start in range(0, part.displays, _PREDICTED_DISPLAYS):
             first, *_, last = part.offsets[start : start + _PREDICTED_DISPLAYS + 1].tolist()
-            score[first:last] = booster.predict(rows[first:last], raw_score=True)
+            yield slice(first, last), rows[first:last]
             shown.update(last - first)
-    return score
