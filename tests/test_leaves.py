@@ -15,7 +15,7 @@ from pipeline.leaves import GROUP, LeavesConfig, write_leaves
 from pipeline.metrics import map12
 from pipeline.models import lightgbm
 from pipeline.models.base import load_kind
-from pipeline.schemas.encoded import Encoded
+from pipeline.schemas.encoded import Encoded, write_scores
 from pipeline.schemas.fitting import FitOptions
 from pipeline.schemas.impressions import Part
 from pipeline.schemas.predictions import labels_of
@@ -88,6 +88,15 @@ def test_an_ffm_learns_borders_in_numbers_by_leaves(tmp_path: Path) -> None:
         model.fit(read, FitOptions(runtime=RUNTIME))
         scores[name] = map12(model.predict(read.part("target")), labels_of(read.part("target")))
     assert scores["with"] > scores["without"] + 0.1, scores
+
+
+def test_scores_of_a_model_that_reads_leaves_go_with_the_same_data(tmp_path: Path) -> None:
+    world = write_mixed(tmp_path / "encoded", displays=300)
+    read = grown(world, tmp_path / "leaves")
+    field = replace(numeric("base_score"), group="scores")
+    scores = {name: np.zeros(read.part(name).rows, np.float32) for name in PARTS}
+    write_scores(tmp_path / "scores" / "base", read, field, scores)
+    assert "base_score" in Encoded(world.folder, tmp_path / "scores").fields
 
 
 def test_none_is_an_empty_folder(tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ class Encoded:
         self.folder = folder
         self.fields: dict[str, Field] = {f["name"]: Field(**f) for f in description["fields"]}
         self.digest: str = description["digest"]
+        self.own_digest = self.digest  # of what lies in the folder alone
         self.hidden = frozenset(description.get("hidden", ()))
         self._counts: dict[str, dict[str, int]] = description["parts"]
         edges = {path.stem: path for path in (folder / "edges").glob("*.npy")}
@@ -168,7 +169,7 @@ class Encoded:
 
     def _add_score(self, folder: Path) -> None:
         found = read_json(folder / "field.json")
-        if found["encoded"] != self.digest.split("-")[0]:
+        if found["encoded"] != self.own_digest:
             raise InputError(f"{folder}: scores of other data than {self.folder} holds; run its stage again")
         field = Field(**found["field"])
         self.fields[field.name], self._scores[field.name] = field, folder
@@ -215,7 +216,7 @@ def write_scores(folder: Path, encoded: Encoded, field: Field, scores: Mapping[P
             np.save(partial / f"{part}.npy", score)
             digest = zlib.crc32(np.ascontiguousarray(score).data, digest)
         write_json(
-            partial / "field.json", {"field": asdict(field), "encoded": encoded.digest, "digest": f"{digest:08x}"}
+            partial / "field.json", {"field": asdict(field), "encoded": encoded.own_digest, "digest": f"{digest:08x}"}
         )
 
 
