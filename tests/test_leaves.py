@@ -126,5 +126,9 @@ def test_a_model_that_names_leaves_needs_trees(tmp_path: Path) -> None:
     path.write_text(named, encoding="utf-8")
     with pytest.raises(ParameterError, match=r"models.ffm: reads the group leaves, but leaves.trees is 0"):
         check_params(path)
-    path.write_text(named.replace("trees: 0", "trees: 5"), encoding="utf-8")
+    grow = named.replace("trees: 0", "trees: 5")
+    path.write_text(grow, encoding="utf-8")
     check_params(path)
+    path.write_text(grow.replace("groups: [views, affinity", "groups: [view, affinity"), encoding="utf-8")
+    with pytest.raises(ParameterError, match=r"leaves.groups: 'view' is not among the groups: ids, "):
+        check_params(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.blending.stack import BlendConfig
@@ -14,8 +15,7 @@ from pipeline.encode import EncodeConfig
 from pipeline.features.base import learner_config, load_group
 from pipeline.features.smoothing import SmoothingConfig
 from pipeline.ingest.config import IngestConfig
-from pipeline.leaves import GROUP as LEAVES
-from pipeline.leaves import LeavesConfig
+from pipeline.leaves import GROUP, LeavesConfig
 from pipeline.models.base import model_config
 from pipeline.schemas.features import feature_names, leaks_allowed
 from pipeline.sources.base import DataConfig
@@ -53,14 +53,23 @@ def check_params(params: Path) -> None:
     leaks_allowed(params)
     _check_groups(params)
     models = read_yaml(params).get("models") or {}
-    trees = section(params, "leaves", LeavesConfig).trees
     for name in models:
-        _, config = model_config(params, name)
-        if not trees and LEAVES in getattr(config, "groups", ()):
-            raise ParameterError(f"{params}: models.{name}: reads the group {LEAVES}, but leaves.trees is 0")
+        model_config(params, name)
+    _check_leaves(params, models)
     for member in section(params, "blend", BlendConfig).members:
         if member not in models:
             raise ParameterError(f"{params}: blend.members: {member!r} is not under models: {', '.join(models)}")
+
+
+def _check_leaves(params: Path, models: Iterable[str]) -> None:
+    """Trees are grown for the models that name their leaves, from groups that are there."""
+    leaves, known = section(params, "leaves", LeavesConfig), feature_names(params)
+    unknown = [group for group in leaves.groups if group not in known]
+    if leaves.trees and unknown:
+        raise ParameterError(f"{params}: leaves.groups: {unknown[0]!r} is not among the groups: {', '.join(known)}")
+    for name in models:
+        if not leaves.trees and GROUP in getattr(model_config(params, name)[1], "groups", ()):
+            raise ParameterError(f"{params}: models.{name}: reads the group {GROUP}, but leaves.trees is 0")
 
 
 def _check_groups(params: Path) -> None:
