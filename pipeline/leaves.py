@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.config import check
 from pipeline.core.errors import ParameterError
-from pipeline.core.files import atomic_path, remove
+from pipeline.core.files import atomic_path, remove, write_json
 from pipeline.core.progress import log
 from pipeline.models.lightgbm import Config, GradientBoostedTrees
 from pipeline.schemas.encoded import Encoded, Field, code_type, write_scores
@@ -57,14 +57,19 @@ class LeavesConfig:
 
 
 def write_leaves(encoded: Encoded, config: LeavesConfig, options: FitOptions, out: Path) -> None:
-    """Grow the trees on history and write the leaves of both parts, a folder leaf_K below `out` for each tree.
+    """Grow the trees on history and write the leaves of both parts, a folder leaf_K below `out` for each tree, and
+    trees.json, which says how many there are and what they read.
 
     Raises ParameterError if the groups or scopes hold nothing that trees read.
     """
     with atomic_path(out) as partial:
         partial.mkdir()
+        read: list[str] = []
         if config.trees:
-            _write(_grown(encoded, config, options), encoded, config, partial)
+            model = _grown(encoded, config, options)
+            _write(model, encoded, config, partial)
+            read = [field.name for field in model.fields]
+        write_json(partial / "trees.json", {"trees": config.trees, "read": read})
     if options.checkpoint is not None:
         remove(options.checkpoint)
 

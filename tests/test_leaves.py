@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import ParameterError
+from pipeline.core.files import read_json
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.leaves import GROUP, LeavesConfig, write_leaves
 from pipeline.metrics import map12
@@ -99,10 +100,10 @@ def test_scores_of_a_model_that_reads_leaves_go_with_the_same_data(tmp_path: Pat
     assert "base_score" in Encoded(world.folder, tmp_path / "scores").fields
 
 
-def test_none_is_an_empty_folder(tmp_path: Path) -> None:
+def test_no_trees_add_no_field(tmp_path: Path) -> None:
     world = write_mixed(tmp_path / "encoded")
     found = grown(world, tmp_path / "leaves", LeavesConfig())
-    assert (tmp_path / "leaves").is_dir()
+    assert read_json(tmp_path / "leaves" / "trees.json") == {"trees": 0, "read": []}
     assert (found.fields, found.digest) == (world.fields, world.digest)
 
 

@@ -1,6 +1,6 @@
 """Write into which leaf of each of some boosted trees each impression falls: fields for factorization models.
 
-With leaves.trees: 0 the folder is empty. Models read the fields where they name the group `leaves`.
+With leaves.trees: 0 there are none. Models read the fields where they name the group `leaves`.
 """
 
 from __future__ import annotations
