@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from pipeline.core.config import check
 from pipeline.core.files import read_json, write_json
 from pipeline.core.progress import log
+from pipeline.metrics import quality
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 from pipeline.schemas.fitting import FitOptions, Fitted
-from pipeline.schemas.predictions import within_display_logits
+from pipeline.schemas.predictions import labels_of, within_display_logits
 
 _CHUNK_DISPLAYS = 1 << 18
 _FOLDS = 5
@@ -72,7 +73,14 @@ class ChoiceModel:
                 break
         names = ["click rate", *(field.name for field in self.fields)]
         log.info("%s: %s", self.group, ", ".join(f"{n} {w:+.3f}" for n, w in zip(names, self.weights, strict=True)))
-        return Fitted(length=1.0, curve=[])
+        return Fitted(length=1.0, curve=[] if options.length is not None else self._measured(encoded, options))
+
+    def _measured(self, encoded: Encoded, options: FitOptions) -> list[dict[str, float]]:
+        """The one point of its curve: there are no epochs to stop after."""
+        target = encoded.part("target")
+        found = quality(self.predict(target), labels_of(target))
+        options.report(1, found.map12)
+        return [{"step": 1.0, **found.shown}]
 
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
         """The logit of the click within its display, (N,)."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.choice import ChoiceConfig, ChoiceModel
-from pipeline.models.base import Model, SearchSpace
+from pipeline.models.base import Model, SearchSpace, Uniform
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +21,10 @@ class Config(ChoiceConfig):
     """What ChoiceConfig says."""
 
 
-SEARCH_SPACE: SearchSpace = {}
+SEARCH_SPACE: SearchSpace = {
+    "strength": Uniform(low=1.0, high=100.0, log=True),
+    "ridge": Uniform(low=0.1, high=1e3, log=True),
+}
 
 
 def build(config: Config) -> Model:
