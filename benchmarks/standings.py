@@ -6,7 +6,8 @@ Reads the run that stands in the working tree, whose world must be simulated: th
 Others get every id of a display, its page, its ads and its place and time, coded as our models read them, and neither
 click rates nor page views: LightGBM, XGBoost and libffm as they are by default (contestants of benchmarks/models.py,
 learning from all of clicks_train, as our submission does). PYTHON is the interpreter of an environment made as
-benchmarks/requirements-peers.txt says; without it LightGBM competes alone.
+benchmarks/requirements-peers.txt says; without it LightGBM competes alone. One line more is what a script of one file
+comes to: LightGBM by its defaults on some of our click rates, the likeness of user and ad by topic, and the leak.
 """
 
 from __future__ import annotations
@@ -24,14 +25,25 @@ from numpy.typing import NDArray
 from benchmarks.measure import ROOT, machine, table
 from benchmarks.models import CONTESTANTS, compete
 from pipeline.core.files import read_json
+from pipeline.core.runtime import RuntimeConfig
 from pipeline.metrics import Judged, standard_error, weighted_mean
+from pipeline.models.lightgbm import Config, GradientBoostedTrees
 from pipeline.report import test_labels
 from pipeline.schemas.encoded import Encoded
+from pipeline.schemas.fitting import FitOptions
 from pipeline.schemas.predictions import read_scores
 
 PEERS = ("lightgbm_defaults", "xgboost_defaults", "libffm")
 GROUPS = ("ids", "context")
 LIBFFM_EPOCHS = 15  # its default
+#: What a script of one file would make of the raw files: 14 smoothed click rates, a profile of the user, the leak.
+SCRIPT = (
+    *("ad_rate", "ad_document_rate", "campaign_rate", "advertiser_rate"),
+    *("ad_by_publisher", "ad_by_country", "ad_by_platform", "ad_by_daypart"),
+    *("campaign_by_publisher", "campaign_by_source", "campaign_by_country", "campaign_by_platform"),
+    *("advertiser_by_publisher", "advertiser_by_country"),
+    *("user_ad_topic", "leak"),
+)
 RESULT = ROOT / "benchmarks" / "results" / "standings.md"
 
 
@@ -51,6 +63,8 @@ def main() -> None:
     predictions = options.run / "artifacts/predictions/submission"
     scores = {path.stem: read_scores(path, target) for path in sorted(predictions.glob("*.parquet"))}
     scores |= {"blend": read_scores(options.run / "artifacts/blend/submission.parquet", target), "oracle": oracle}
+    if all(name in encoded.fields for name in SCRIPT):
+        scores["lightgbm_defaults on 14 click rates, topics and the leak"] = of_a_script(encoded, options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         fields = write_codes(encoded, Path(scratch), options.threads)
         for name in PEERS:
@@ -81,6 +95,23 @@ def main() -> None:
     )
     options.out.write_text(text, encoding="utf-8")
     print(text)
+
+
+def of_a_script(encoded: Encoded, threads: int) -> NDArray[np.float32]:
+    """The target's scores (N,) by LightGBM's default trees on a few fields."""
+    config = Config(
+        fields=SCRIPT,
+        objective="binary",
+        num_leaves=31,
+        learning_rate=0.1,
+        min_data_in_leaf=20,
+        feature_fraction=1.0,
+        bagging_fraction=1.0,
+        lambda_l2=0.0,
+    )
+    model = GradientBoostedTrees(config)
+    model.fit(encoded, FitOptions(runtime=RuntimeConfig(threads=threads), length=100))
+    return model.predict(encoded.part("target"))
 
 
 def write_codes(encoded: Encoded, folder: Path, threads: int) -> int:
