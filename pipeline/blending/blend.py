@@ -40,7 +40,7 @@ class Blend:
 
 def blend(stack: Stack, labels: Labelled, config: BlendConfig) -> Blend:
     """Combine the members' logits; of stacks with no more displays than folds nothing can be learned."""
-    every, whole, future = ways(config.members), Sample(stack, labels), stack.future
+    every, whole, future = ways(config.members, config.trials), Sample(stack, labels), stack.future
     fold = (tie_hash(labels.display_id, np.zeros_like(labels.display_id)) % np.uint64(config.folds)).astype(np.int64)
     folds = [int(f) for f in np.unique(fold)]
     judged, scores = _all_fits(whole, fold, every, config)
@@ -119,10 +119,10 @@ def _without(whole: Sample, fold: NDArray[np.int64], way: str, config: BlendConf
     """How much MAP@12 a way loses without each member; 0 for the others of a member that is taken alone."""
     if way.endswith(ALONE):
         return dict.fromkeys(config.members, 0.0)
-    with_all = _cross_validated(whole, fold, ways(config.members)[way], config)
+    with_all = _cross_validated(whole, fold, ways(config.members, config.trials)[way], config)
     lost = {}
     for i, member in enumerate(config.members):
-        others = ways([name for name in config.members if name != member])[way]
+        others = ways([name for name in config.members if name != member], config.trials)[way]
         lost[member] = with_all - _cross_validated(whole.without(i), fold, others, config)
     return lost
 

@@ -9,12 +9,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.blending.weights import Weights, mean_weights, scaled
+from pipeline.blending.weights import Weights, likelihood_weights
 from pipeline.core.config import check
 from pipeline.core.errors import ParameterError
 from pipeline.core.progress import log
 from pipeline.metrics import Labelled
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
+from pipeline.schemas.impressions import COLD
 
 _MOST_CODES = 16
 
@@ -23,33 +24,37 @@ _MOST_CODES = 16
 class BlendConfig:
     """The section `blend` of params.yaml.
 
-    members: names of models. context: encoded fields that stackers read beside the members' logits, numbers or
-    categories of a few codes; one that is not encoded is left out, and told. folds: of the cross-validation.
-    search_displays: on how many displays a combination is fitted.
+    members: names of models. context: what stackers read beside the members' logits: encoded fields, numbers or
+    categories of a few codes (one that is not encoded is left out, and told), and flags cold_* of a display. folds: of
+    the cross-validation. search_displays: on how many displays a combination is fitted. trials: of the search for the
+    weighted mean of greatest MAP@12.
     """
 
     members: tuple[str, ...]
     context: tuple[str, ...] = ()
     folds: int = 5
     search_displays: int = 200_000
+    trials: int = 50
 
     def __post_init__(self) -> None:
         check(len(self.members) >= 1, "members: expected at least one model")
         check(len(set(self.members)) == len(self.members), f"members: one stands twice in {list(self.members)}")
         check(self.folds >= 3, f"folds: must be 3 or more, found {self.folds}")
         check(self.search_displays >= 1, f"search_displays: must be 1 or more, found {self.search_displays}")
+        check(self.trials >= 1, f"trials: must be 1 or more, found {self.trials}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stack:
     """N impressions of D displays. logits: (N, M). context: (N, C) float32, with its columns' names. offsets: (D + 1,).
 
-    future: (D,).
+    cold: (D, K), whether some ad, the user or the page is new. future: (D,).
     """
 
     logits: NDArray[np.float32]
     context: NDArray[np.float32]
     names: tuple[str, ...]
+    cold: NDArray[np.bool_]
     offsets: NDArray[np.int64]
     future: NDArray[np.bool_]
 
@@ -69,6 +74,7 @@ class Stack:
             logits=self.logits[rows],
             context=self.context[rows],
             offsets=np.concatenate([[0], np.cumsum(self.lengths[displays])]),
+            cold=self.cold[displays],
             future=self.future[displays],
         )
 
@@ -102,9 +108,9 @@ class Sample:
         return Sample(replace(self.stack, logits=np.delete(self.stack.logits, member, axis=1)), self.labels)
 
     @cached_property
-    def mean(self) -> Weights:
-        """Of the members' logits (M,), scaled: see weights.mean_weights."""
-        return scaled(mean_weights(self.stack.logits, self.labels), self.stack.logits, self.labels)
+    def likelihood(self) -> Weights:
+        """Of the members' logits (M,): see weights.likelihood_weights."""
+        return likelihood_weights(self.stack.logits, self.labels)
 
 
 def thinned(displays: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
@@ -122,8 +128,11 @@ def read_stack(encoded: Encoded, logits: NDArray[np.float32], context: Sequence[
 
     Raises ParameterError for a field of the context that has several values a row or too many codes.
     """
-    part, columns, names = encoded.part("target"), [], []
+    part, columns, names, cold = encoded.part("target"), [], [], []
     for name in context:
+        if name in COLD:
+            cold.append(part.array(name))
+            continue
         if name not in encoded.fields:
             log.info("blend.context: %s is not encoded, so it is left out", name)
             continue
@@ -139,6 +148,7 @@ def read_stack(encoded: Encoded, logits: NDArray[np.float32], context: Sequence[
         logits=logits,
         context=np.stack(columns, axis=1) if columns else np.empty((part.rows, 0), np.float32),
         names=tuple(names),
+        cold=np.stack(cold, axis=1) if cold else np.empty((len(part.offsets) - 1, 0), bool),
         offsets=part.offsets,
         future=np.asarray(part.array("future")),
     )

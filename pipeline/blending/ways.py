@@ -18,12 +18,10 @@ from pipeline.blending.stack import Sample, Stack
 from pipeline.blending.weights import (
     Weights,
     equal_weights,
-    likelihood_weights,
     listwise_loss,
     scaled,
-    smooth_weights,
+    searched_weights,
 )
-from pipeline.metrics import Labelled
 
 ALONE = " alone"
 TREES = "trees"
@@ -62,17 +60,20 @@ class Combination(Protocol):
 Way = Callable[[Sample], Combination]
 
 
-def ways(members: Sequence[str]) -> dict[str, Way]:
-    """All ways, the simplest first; with a single member there is only that."""
+def ways(members: Sequence[str], trials: int) -> dict[str, Way]:
+    """All ways, the simplest first; with a single member there is only that. trials: of weights.searched_weights."""
     count = len(members)
     found: dict[str, Way] = {f"{name}{ALONE}": _weighted(_only(i, count)) for i, name in enumerate(members)}
     if count > 1:
+        searched = _weighted(
+            lambda sample: searched_weights(sample.stack.logits, sample.labels, sample.likelihood, trials)
+        )
         found |= {
-            "equal": _weighted(equal_weights),
-            "likelihood": _weighted(likelihood_weights),
-            "smooth": _weighted(smooth_weights),
-            "mean": fit_mean,
-            "mean by part": by_part(fit_mean),
+            "equal": _weighted(lambda sample: equal_weights(sample.stack.logits, sample.labels)),
+            "likelihood": fit_likelihood,
+            "likelihood by part": by_part(fit_likelihood),
+            "searched": searched,
+            "searched by part": by_part(searched),
             "linear": fit_linear,
             "linear by part": by_part(fit_linear),
             TREES: fit_trees,
@@ -96,21 +97,20 @@ class Weighted:
         return {"weight": self.weights.tolist()}
 
 
-def _only(member: int, count: int) -> Callable[[NDArray[np.float32], Labelled], Weights]:
-    return lambda logits, labels: np.eye(count)[member]
+def _only(member: int, count: int) -> Callable[[Sample], Weights]:
+    return lambda sample: np.eye(count)[member]
 
 
-def _weighted(choose: Callable[[NDArray[np.float32], Labelled], Weights]) -> Way:
+def _weighted(choose: Callable[[Sample], Weights]) -> Way:
     def fit(sample: Sample) -> Combination:
-        logits, labels = sample.stack.logits, sample.labels
-        return Weighted(scaled(choose(logits, labels), logits, labels))
+        return Weighted(scaled(choose(sample), sample.stack.logits, sample.labels))
 
     return fit
 
 
-def fit_mean(sample: Sample) -> Combination:
-    """The mean of what two simple ways find: see weights.mean_weights."""
-    return Weighted(sample.mean)
+def fit_likelihood(sample: Sample) -> Combination:
+    """See weights.likelihood_weights."""
+    return Weighted(sample.likelihood)
 
 
 # --- linear --------------------------------------------------------------------------------------------------------
@@ -118,34 +118,39 @@ def fit_mean(sample: Sample) -> Combination:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """<w, [logits, context]>; w in units of the columns themselves, those of the context last."""
+    """<w, columns>, see `_columns`; w in units of the columns themselves."""
 
     weights: Weights
     members: int
 
     def score(self, stack: Stack) -> NDArray[np.float32]:
-        logits, context = self.weights[: self.members], self.weights[self.members :]
-        return stack.logits @ logits.astype(np.float32) + stack.context @ context.astype(np.float32)
+        return _columns(stack) @ self.weights.astype(np.float32)
 
     def explain(self) -> dict[str, list[float]]:
         return {"weight": self.weights[: self.members].tolist()}
 
 
+def _columns(stack: Stack) -> NDArray[np.float32]:
+    """Logits (M), context (C), and the logits once more for each flag of the display, 0 where it is not set (K M)."""
+    cold = np.repeat(stack.cold, stack.lengths, axis=0)
+    return np.concatenate([stack.logits, stack.context, *(stack.logits * flag[:, None] for flag in cold.T)], axis=1)
+
+
 def fit_linear(sample: Sample) -> Combination:
-    """Weights of greatest listwise likelihood, drawn a little (ridge) towards those of `fit_mean` and no context."""
-    stack, labels = sample.stack, sample.labels
-    columns = np.concatenate([stack.logits, stack.context], axis=1)
+    """Weights of greatest listwise likelihood, drawn a little (ridge) towards those of the logits alone."""
+    columns, members = _columns(sample.stack), sample.stack.logits.shape[1]
     spread = np.maximum(columns.std(axis=0), 1e-6).astype(np.float64)
-    towards = np.concatenate([sample.mean, np.zeros(stack.context.shape[1])]) * spread
+    towards = np.zeros(columns.shape[1])
+    towards[:members] = sample.likelihood * spread[:members]
     x = columns / spread.astype(np.float32)
 
     def loss(weights: Weights) -> tuple[float, Weights]:
-        value, slope = listwise_loss(weights, x, labels)
+        value, slope = listwise_loss(weights, x, sample.labels)
         away = weights - towards
         return value + _RIDGE * float(away @ away), slope + 2 * _RIDGE * away
 
     found = minimize(loss, towards, jac=True, method="L-BFGS-B")
-    return Linear(np.asarray(found.x) / spread, stack.logits.shape[1])
+    return Linear(np.asarray(found.x) / spread, members)
 
 
 # --- trees ---------------------------------------------------------------------------------------------------------
@@ -169,17 +174,19 @@ class Trees:
 
 
 def _features(stack: Stack) -> NDArray[np.float32]:
-    """Logits (M), how far each is below the display's best by it (M), context (C), present or future, number of ads."""
+    """Logits (M), how far each is below the display's best by it (M), context (C), and what is known of the display:
+    present or future, number of ads, what is new in it (K).
+    """
     best = np.repeat(np.maximum.reduceat(stack.logits, stack.offsets[:-1], axis=0), stack.lengths, axis=0)
-    display = np.stack([stack.future, stack.lengths], axis=1).astype(np.float32)
+    display = np.column_stack([stack.future, stack.lengths, stack.cold]).astype(np.float32)
     return np.concatenate(
         [stack.logits, best - stack.logits, stack.context, np.repeat(display, stack.lengths, axis=0)], axis=1
     )
 
 
 def fit_trees(sample: Sample) -> Combination:
-    """Trees that start from the mean of the logits, so that they only have to learn where it errs."""
-    stack, labels, start = sample.stack, sample.labels, Weighted(sample.mean)
+    """Trees that start from the likeliest mean of the logits, so that they only have to learn where it errs."""
+    stack, labels, start = sample.stack, sample.labels, Weighted(sample.likelihood)
     data = lgb.Dataset(
         _features(stack),
         label=np.asarray(labels.clicked, np.float32),

@@ -1,15 +1,15 @@
-"""Weights (M,) of the members' logits, none negative, of greatest likelihood or smoothed MAP@12, and their mean."""
+"""Weights (M,) of the members' logits, none negative: equal ones, of greatest likelihood, of greatest MAP@12."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import optuna
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit
 
-from pipeline.metrics import Labelled, softmax
+from pipeline.metrics import Labelled, map12, softmax
 
 Weights = NDArray[np.float64]
 
@@ -43,41 +43,26 @@ def scaled(weights: Weights, logits: NDArray[np.float32], labels: Labelled) -> W
     return weights * likelihood_weights((logits @ weights.astype(np.float32))[:, None], labels)[0]
 
 
-def smooth_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
-    """Non-negative weights (M,) of greatest smoothed MAP@12, as large as those of greatest likelihood.
+def searched_weights(logits: NDArray[np.float32], labels: Labelled, start: Weights, trials: int) -> Weights:
+    """Non-negative weights (M,) of greatest MAP@12 among some that Optuna tries, `start` before all others.
 
-    The rank of the click c among the ads j of its display is 1 + sum_j [z_j > z_c]; with the sigmoid of z_j - z_c for
-    the step it has a gradient (Qin, Liu and Li 2010, "A general approximation framework for direct optimization of
-    information retrieval measures"). Only the direction is searched: the longer the weights, the less smooth.
+    MAP@12 is a staircase without a gradient, hence the search, by tree-structured Parzen estimators (Bergstra et al.
+    2011, "Algorithms for hyper-parameter optimization"). A weight is in units of its member's spread, and at most twice
+    the greatest of `start`.
     """
-    starts, lengths = labels.offsets[:-1], np.diff(labels.offsets)
-    clicked = np.asarray(labels.clicked) != 0
-    x = logits.astype(np.float64)
-    ahead = x - np.repeat(x[clicked], lengths, axis=0)  # z_j - z_c of each member
-    start = likelihood_weights(logits, labels)
-    length = _spread(ahead @ start)
+    spread = np.maximum(logits.std(axis=0), np.float32(1e-6))
+    x, first = logits / spread, start * spread
+    highest = 2 * float(first.max())
 
-    def loss(direction: Weights) -> tuple[float, Weights]:
-        z = ahead @ direction
-        scale = length / max(_spread(z), 1e-12)
-        step = np.where(clicked, 0.0, expit(z * scale))
-        gain = 1 / (1 + np.add.reduceat(step, starts))
-        slope = -(np.repeat(gain**2, lengths) * step * (1 - step)) @ ahead / len(starts)  # of the gain, by the weights
-        shrink = -scale * (ahead.T @ z) / max(z @ z, 1e-12)  # of the scale, by the direction
-        return -float(gain.mean()), -(scale * slope + (slope @ direction) * shrink)
+    def gain(trial: optuna.Trial) -> float:
+        tried = [trial.suggest_float(str(i), 0, highest) for i in range(len(first))]
+        return map12(x @ np.array(tried, np.float32), labels)
 
-    found = minimize(loss, start + 1e-3, jac=True, method="L-BFGS-B", bounds=[(0, None)] * x.shape[1])
-    return np.asarray(found.x) if found.x.sum() > 0 else start
-
-
-def mean_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
-    """The mean of the weights (M,) of greatest likelihood and of greatest smoothed MAP@12."""
-    ways = (likelihood_weights, smooth_weights)
-    return np.mean([scaled(choose(logits, labels), logits, labels) for choose in ways], axis=0)
-
-
-def _spread(values: Weights) -> float:
-    return float(np.sqrt((values**2).mean()))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=1))
+    study.enqueue_trial({str(i): float(weight) for i, weight in enumerate(first)})
+    study.optimize(gain, n_trials=trials)
+    return np.array([study.best_params[str(i)] for i in range(len(first))]) / spread
 
 
 def correlations(logits: NDArray[np.float32], labels: Labelled) -> NDArray[Any]:
