@@ -97,7 +97,7 @@ def _write(model: GradientBoostedTrees, encoded: Encoded, config: LeavesConfig, 
     assert model.booster is not None
     trees, size = model.booster.num_trees(), config.num_leaves + 1
     scope: Scope = "future" if any(field.scope in HINDSIGHT for field in model.fields) else "time-causal"
-    with TemporaryDirectory(dir=out.parent, prefix=".leaves-") as scratch:
+    with TemporaryDirectory(dir=out) as scratch:
         codes: dict[Part, NDArray[np.integer]] = {}
         for name in _PARTS:
             part, path = encoded.part(name), Path(scratch) / f"{name}.npy"
@@ -107,7 +107,7 @@ def _write(model: GradientBoostedTrees, encoded: Encoded, config: LeavesConfig, 
             codes[name] = found
         for tree in range(trees):
             field = Field(
-                name=f"leaf_{tree}",
+                name=leaf_name(tree),
                 group=GROUP,
                 kind="categorical",
                 per="impression",
@@ -117,3 +117,7 @@ def _write(model: GradientBoostedTrees, encoded: Encoded, config: LeavesConfig, 
             )
             write_scores(out / field.name, encoded, field, {name: of[tree] for name, of in codes.items()})
     log.info("%d trees, %d leaves", trees, trees * config.num_leaves)
+
+
+def leaf_name(tree: int) -> str:
+    return f"leaf_{tree}"

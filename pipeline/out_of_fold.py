@@ -84,10 +84,14 @@ def _fold(
     return score
 
 
+def score_name(model: str) -> str:
+    return f"{model}_score"
+
+
 def _field(name: str, read: Sequence[Field], score: NDArray[np.float32]) -> Field:
     """It knows of the future what its model reads of it."""
     return Field(
-        name=f"{name}_score",
+        name=score_name(name),
         group=GROUP,
         kind="numeric",
         per="impression",

@@ -13,7 +13,7 @@ from pipeline.encode.arrays import LARGEST_HALF, Arrays
 from pipeline.encode.loops import largest, scale_bags
 from pipeline.encode.reading import to_numpy
 from pipeline.encode.vocabulary import Codes
-from pipeline.schemas.encoded import Field
+from pipeline.schemas.encoded import Field, twin_name
 
 _SAMPLE = 1 << 18  # rows of history: they tell the share of values below a quantile to a thousandth
 _TOLD_APART, _SHARE = 256, 0.95  # quantiles, about the bins that trees make of a number, and how many must remain
@@ -114,7 +114,7 @@ def describe(number: Field, sample: NDArray[np.float32], buckets: int) -> tuple[
         edges = np.unique(_quantiles(sample, np.linspace(0, 1, buckets + 1)[1:-1]))
     twin = replace(
         number,
-        name=f"{number.name}_bucket",
+        name=twin_name(number.name),
         kind="categorical",
         size=len(edges) + 2,
         twin=number.name,

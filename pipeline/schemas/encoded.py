@@ -68,6 +68,11 @@ class Field:
     scale: float = 1.0
 
 
+def twin_name(number: str) -> str:
+    """Of the bucketised twin of a numeric field."""
+    return f"{number}_bucket"
+
+
 def code_type(size: int) -> np.dtype[Any]:
     """In which codes below `size` are stored: most fields have few, and there are many rows."""
     return np.dtype(np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,12 +13,18 @@ from pipeline.core.errors import ParameterError
 from pipeline.core.files import write_json
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.encode import EncodeConfig
+from pipeline.factorization.training import FactorizationConfig
 from pipeline.features.base import learner_config, load_group
 from pipeline.features.smoothing import SmoothingConfig
 from pipeline.ingest.config import IngestConfig
-from pipeline.leaves import GROUP, LeavesConfig
+from pipeline.leaves import GROUP as LEAVES
+from pipeline.leaves import LeavesConfig, leaf_name
 from pipeline.models.base import model_config
+from pipeline.out_of_fold import GROUP as SCORES
+from pipeline.out_of_fold import score_name
+from pipeline.schemas.encoded import twin_name
 from pipeline.schemas.features import feature_names, leaks_allowed
+from pipeline.schemas.impressions import COLD
 from pipeline.sources.base import DataConfig
 from pipeline.sources.simulated import SimulationConfig
 from pipeline.split import SplitConfig
@@ -55,21 +62,64 @@ def check_params(params: Path) -> None:
     models = read_yaml(params).get("models") or {}
     for name in models:
         model_config(params, name)
-    _check_leaves(params, models)
-    for member in section(params, "blend", BlendConfig).members:
-        if member not in models:
-            raise ParameterError(f"{params}: blend.members: {member!r} is not under models: {', '.join(models)}")
+    _check_fields(params, models)
+    _find(f"{params}: blend.members", section(params, "blend", BlendConfig).members, models)
 
 
-def _check_leaves(params: Path, models: Iterable[str]) -> None:
-    """Trees are grown for the models that name their leaves, from groups that are there."""
-    leaves, known = section(params, "leaves", LeavesConfig), feature_names(params)
-    unknown = [group for group in leaves.groups if group not in known]
-    if leaves.trees and unknown:
-        raise ParameterError(f"{params}: leaves.groups: {unknown[0]!r} is not among the groups: {', '.join(known)}")
+def _check_fields(params: Path, models: Iterable[str]) -> None:
+    """The groups, fields and crosses that models and leaves name are there: else a model would only find out once all
+    features stand."""
+    leaves = section(params, "leaves", LeavesConfig)
+    columns = {name: load_group(name).columns for name in feature_names(params)}
+    fields = {column.name for group in columns.values() for column in group}
+    fields |= {twin_name(column.name) for group in columns.values() for column in group if column.kind == "numeric"}
+    if leaves.trees:
+        _find(f"{params}: leaves.groups", leaves.groups, columns)
+    _find(f"{params}: blend.context", section(params, "blend", BlendConfig).context, {*fields, *COLD})
     for name in models:
-        if not leaves.trees and GROUP in getattr(model_config(params, name)[1], "groups", ()):
-            raise ParameterError(f"{params}: models.{name}: reads the group {GROUP}, but leaves.trees is 0")
+        kind, config = model_config(params, name)
+        where, groups = f"{params}: models.{name}", getattr(config, "groups", ())
+        if isinstance(config, FactorizationConfig):
+            further, others = LEAVES, {leaf_name(tree) for tree in range(leaves.trees)}
+            if LEAVES in groups and not leaves.trees:
+                raise ParameterError(f"{where}: reads the group {LEAVES}, but leaves.trees is 0")
+        else:
+            further, others = SCORES, {score_name(model) for model in models}
+            if LEAVES in groups:
+                raise ParameterError(
+                    f"{where}: the group {LEAVES} is for factorization models; one of kind {kind.name} does not read it"
+                )
+        crosses = [re.sub(r" \* .*", "", text).split(" x ") for text in getattr(config, "crosses", ())]
+        _find(f"{where}.groups", groups, [*columns, further])
+        _find(f"{where}.fields", getattr(config, "fields", ()), fields | others)
+        _find(f"{where}.crosses", (name for cross in crosses for name in cross), fields | others)
+
+
+def check_stages(params: Path, pipeline: Path) -> None:
+    """Raise ParameterError if dvc.yaml does not train a model of params.yaml, or blends before a member is there."""
+    stages = read_yaml(pipeline)["stages"]
+    trained = {key for name, stage in stages.items() if name.startswith("train_") for key in stage["foreach"]}
+    for name in read_yaml(params).get("models") or {}:
+        if name not in trained:
+            raise ParameterError(
+                f"{params}: models.{name}: no stage of {pipeline} trains it; README.md says where to add it"
+            )
+    for member in section(params, "blend", BlendConfig).members:
+        for split in ("validation", "submission"):
+            if f"artifacts/predictions/{split}/{member}.parquet" not in stages["blend"]["deps"]:
+                raise ParameterError(
+                    f"{params}: blend.members: {member}: its predictions for {split} are not among the deps of blend in"
+                    f" {pipeline}; see README.md, A model"
+                )
+
+
+def _find(where: str, names: Iterable[str], there: Iterable[str]) -> None:
+    known = sorted(there)
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"expected of {', '.join(known)}"
+            raise ParameterError(f"{where}: no {name!r} is there; {hint}")
 
 
 def _check_groups(params: Path) -> None:
@@ -93,8 +143,11 @@ def _check_groups(params: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    options = parser(__doc__, out="a file that says so (output)").parse_args(arguments)
+    command = parser(__doc__, out="a file that says so (output)")
+    command.add_argument("--pipeline", type=Path, default=Path("dvc.yaml"), help="the stages (input)")
+    options = command.parse_args(arguments)
     check_params(options.params)
+    check_stages(options.params, options.pipeline)
     write_json(options.out, {"params": "valid"})  # always the same, so that what depends on it does not run again
 
 
