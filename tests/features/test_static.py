@@ -51,3 +51,21 @@ def test_ids(values_of: Callable[..., Any], sparse: tuple[Path, Path], documents
             assert {name: values[name] for name in expected} == expected, row
             assert set(values) == {*expected, "row", "first"}
     assert unknown > 100
+
+
+def test_entities(values_of: Callable[..., Any], sparse: tuple[Path, Path]) -> None:
+    """A text becomes its place among all that are named."""
+    named: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    listed = pq.read_table(sparse[0] / "documents_entities.parquet").to_pylist()
+    places = {name: place for place, name in enumerate(sorted({row["entity_id"] for row in listed}))}
+    for row in listed:
+        named[row["document_id"]].append({"id": places[row["entity_id"]], "weight": row["confidence_level"]})
+    met = set()
+    for rows, found in values_of("entities").values():
+        for row, values in zip(rows, found, strict=True):
+            for name, key in (("page_entity", "document_id"), ("ad_entity", "ad_document_id")):
+                hidden = name == "page_entity" and not row["first"]
+                pairs = None if hidden else named.get(row[key])
+                assert values[name] == (pairs and sorted(pairs, key=lambda pair: pair["id"])), row
+                met.add((name, pairs is None))
+    assert len(met) == 4
