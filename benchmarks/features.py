@@ -13,6 +13,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -32,7 +33,8 @@ RESULT = ROOT / "benchmarks" / "results" / "features.md"
 
 CONTEXT = """
 SELECT row, first, platform, country, country || '>' || state AS region, dma,
-    (timestamp // 3600000 % 24)::UTINYINT AS hour, (timestamp // 86400000 % 7)::UTINYINT AS weekday
+    (timestamp // 3600000 % 24)::UTINYINT AS hour, (timestamp // 14400000 % 6)::UTINYINT AS daypart,
+    (timestamp // 86400000 % 7)::UTINYINT AS weekday
 FROM '{split}/{part}.parquet' ORDER BY row
 """
 
@@ -95,9 +97,74 @@ ORDER BY row
 """
 
 
-def query(group: str, part: str) -> str:
-    """The SQL of a group's columns, with {split}, {tables} and the like to be filled in."""
-    return {"context": CONTEXT, "rates": rates_sql(part), "ids": IDS}[group]
+LEAK = """
+WITH placed AS (
+        SELECT *, row_number() OVER (PARTITION BY display_id, delay >= 0 ORDER BY delay, document_id) - 1 AS place
+        FROM '{views}/{part}.parquet'
+    ),
+    own AS (
+        SELECT display_id, document_id,
+            max(delay) FILTER (delay < 0) AS before, min(delay) FILTER (delay >= 0) AS after,
+            count(*) FILTER (delay < 0) AS times_before, count(*) FILTER (delay >= 0) AS times_after,
+            min(place) FILTER (delay >= 0) AS place
+        FROM placed GROUP BY ALL
+    )
+SELECT row, first,
+    (CASE WHEN after IS NOT NULL THEN 3 WHEN before IS NOT NULL THEN 2 WHEN views IS NOT NULL THEN 1 ELSE 0 END)
+        ::UTINYINT AS leak,
+    ln(after / 1000 + 1)::FLOAT AS leak_delay, ln(place + 1)::FLOAT AS leak_place,
+    ln(coalesce(times_after, 0) + 1)::FLOAT AS leak_times, ln(1 - before / 1000)::FLOAT AS seen_since,
+    ln(coalesce(times_before, 0) + 1)::FLOAT AS seen_times, ln(coalesce(views, 0) + 1)::FLOAT AS ad_document_views
+FROM '{split}/{part}.parquet' i
+    LEFT JOIN own ON own.display_id = i.display_id AND own.document_id = ad_document_id
+    LEFT JOIN '{views}/documents.parquet' seen ON seen.document_id = ad_document_id
+ORDER BY row
+"""
+
+DOCUMENTS = """
+WITH category AS (
+        SELECT document_id, category_id FROM '{tables}/documents_categories.parquet'
+        QUALIFY row_number() OVER (PARTITION BY document_id ORDER BY confidence_level DESC, category_id) = 1
+    ),
+    topic AS (
+        SELECT document_id, topic_id FROM '{tables}/documents_topics.parquet'
+        QUALIFY row_number() OVER (PARTITION BY document_id ORDER BY confidence_level DESC, topic_id) = 1
+    ),
+    meta AS (
+        FROM '{tables}/documents_meta.parquet'
+            LEFT JOIN category USING (document_id) LEFT JOIN topic USING (document_id)
+    ),
+    daily AS (
+        SELECT document_id, day, sum(views) OVER (PARTITION BY document_id ORDER BY day) AS until
+        FROM '{tables}/document_views.parquet'
+    ),
+    i AS (SELECT *, timestamp // 86400000 - 1 AS yesterday FROM '{split}/{part}.parquet')
+SELECT row, first,
+    age(timestamp - page.publish_time) AS page_age, age(timestamp - ad.publish_time) AS ad_age,
+    age(ad.publish_time - page.publish_time) AS page_ad_age,
+    (page.source_id = ad.source_id)::UTINYINT AS same_source,
+    (page.publisher_id = ad.publisher_id)::UTINYINT AS same_publisher,
+    (page.category_id = ad.category_id)::UTINYINT AS same_category,
+    (page.topic_id = ad.topic_id)::UTINYINT AS same_topic,
+    ln(coalesce(of_page.until, 0) + 1)::FLOAT AS page_views_before,
+    ln(coalesce(of_ad.until, 0) + 1)::FLOAT AS ad_views_before
+FROM i LEFT JOIN meta page ON page.document_id = i.document_id LEFT JOIN meta ad ON ad.document_id = ad_document_id
+    ASOF LEFT JOIN daily of_page ON of_page.document_id = i.document_id AND i.yesterday >= of_page.day
+    ASOF LEFT JOIN daily of_ad ON of_ad.document_id = ad_document_id AND i.yesterday >= of_ad.day
+ORDER BY row
+"""
+
+
+#: Of a group's columns, by part, with {split}, {tables} and the like to be filled in.
+QUERIES: dict[str, Callable[[str], str]] = {
+    "context": lambda _: CONTEXT,
+    "rates": rates_sql,
+    "ids": lambda _: IDS,
+    "leak": lambda _: LEAK,
+    "documents": lambda _: DOCUMENTS,
+}
+#: Signed log days.
+_AGE = "MACRO age(ms) AS (sign(ms) * ln(abs(ms) / 86400000 + 1))::FLOAT"
 
 
 def write_by_hand(group: str, world: Path, out: Path) -> None:
@@ -109,10 +176,12 @@ def write_by_hand(group: str, world: Path, out: Path) -> None:
         connection.execute(f"SET threads = {machine_config.cores}")
         connection.execute(f"SET memory_limit = '{machine_config.memory_limit}'")
         connection.execute(f"SET temp_directory = '{out.parent / 'tmp'}'")
+        connection.execute(f"CREATE TEMPORARY {_AGE}")
         for part in PARTS:
-            filled = query(group, part).format(
+            filled = QUERIES[group](part).format(
                 tables=world / "tables",
                 split=world / SPLIT,
+                views=world / "views" / SPLIT.name,
                 part=part,
                 folds=smoothing["folds"],
                 strength=smoothing["strength"],
@@ -175,7 +244,7 @@ def main() -> None:
     world = make_world(options.scratch.resolve(), options.displays)
     split = world / SPLIT
     rows = []
-    for group in ("context", "rates", "ids"):
+    for group in QUERIES:
         with tempfile.TemporaryDirectory() as scratch:
             folders = {name: Path(scratch) / name for name in ("stage", "query")}
             told = ["--params", world / "params.yaml", "--tables", world / "tables", "--split", split]
