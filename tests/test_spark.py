@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from pipeline.collaborative.attributes import read_attributes
-from pipeline.collaborative.viewed import read_viewed
+from pipeline.collaborative.viewed import read_traced, read_viewed
 from pipeline.core import engine as engine_module
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.engine import Engine, open_engine
@@ -195,8 +195,9 @@ def write_history(engine: Engine, tables: Path, out: Path, smoothing: SmoothingC
         write("history", out / "features" / group / "history.parquet")
 
 
-def write_learned_from(engine: Engine, tables: Path, path: Path) -> None:
+def write_learned_from(engine: Engine, tables: Path, split: Path, path: Path) -> None:
     """What groups that are fitted ask an engine for."""
+    traced = read_traced(engine, tables, split / "history.parquet", 10**9, 300)
     viewed, attributes = read_viewed(engine, tables, 10**9, 300), read_attributes(engine, tables, ("topic", "source"))
     weights = attributes.weights
     np.savez(
@@ -204,6 +205,9 @@ def write_learned_from(engine: Engine, tables: Path, path: Path) -> None:
         user=viewed.user,
         document=viewed.document,
         day=viewed.day,
+        became=traced.what,
+        of_document=traced.document,
+        of_user=traced.user,
         documents=attributes.documents,
         weights=weights.data,
         indices=weights.indices,
@@ -227,7 +231,7 @@ def on_spark(
             write_params(partial / "params.yaml", spark_runtime, smoothing, encode_config)
             run_stages(partial / "params.yaml", tables, partial)
             write_history(engine, tables, partial, smoothing)
-            write_learned_from(engine, tables, partial / "learned.npz")
+            write_learned_from(engine, tables, partial / "splits/validation", partial / "learned.npz")
 
     return build_once("spark", make)
 
@@ -292,9 +296,9 @@ def test_a_group_is_the_same(on_spark: Path, features: dict[str, Path], group: s
 
 
 def test_what_groups_are_fitted_on_is_the_same(
-    on_spark: Path, tables: Path, engine: DuckDBEngine, tmp_path: Path
+    on_spark: Path, tables: Path, splits: dict[str, Path], engine: DuckDBEngine, tmp_path: Path
 ) -> None:
-    write_learned_from(engine, tables, tmp_path / "learned.npz")
+    write_learned_from(engine, tables, splits["validation"], tmp_path / "learned.npz")
     found, expected = np.load(on_spark / "learned.npz"), np.load(tmp_path / "learned.npz")
     assert min(len(expected["user"]), len(expected["weights"])) > 100
     for name in expected.files:

@@ -1,4 +1,5 @@
-"""What a sample of users has viewed, from which factors and networks are fitted, day by day."""
+"""What a sample of users has viewed, and what became of the ads that they were shown: from it factors and networks are
+fitted, day by day."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import ibis
+import ibis.expr.types as ir
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +16,10 @@ from pipeline.core.engine import Engine
 from pipeline.schemas.raw import DAY_MS
 
 Longs = NDArray[np.int64]
+
+#: What became of a document, in the order in which it comes at the same time: a page, the ads that stand on it and were
+#: passed over, the one that was clicked.
+VIEWED, PASSED, CLICKED = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +35,58 @@ class Viewed:
         yield from np.unique(self.day).tolist()
 
 
+@dataclass(frozen=True, slots=True)
+class Traced(Viewed):
+    """Page views and the promoted documents of displays (V,), sorted by user, time, and what the user did.
+
+    time: ms. what: VIEWED, PASSED or CLICKED.
+    """
+
+    time: Longs
+    what: NDArray[np.int8]
+
+
 def read_viewed(engine: Engine, tables: Path, until: int | None, most: int) -> Viewed:
     """The page views before `until` (ms; None for all) of about `most` users, drawn by a hash of their id."""
-    views = engine.table(tables / "page_views.parquet")
-    views = views.filter(views.user_id.notnull())
-    if until is not None:
-        views = views.filter(views.timestamp < until)
-    users = engine.table(tables / "users.parquet")
-    total = int(engine.one(users.aggregate(users=users.count()))["users"])
-    if total > most:  # a multiplicative hash (Knuth), as for the folds of displays
-        views = views.filter((views.user_id.cast("int64") * 2_654_435_761) // 65_536 % total < most)
-    views = views.select("user_id", "document_id", "timestamp")
+    views = _page_views(engine, tables, until, most).select("user_id", "document_id", "timestamp")
     table = engine.to_arrow(views.order_by(["user_id", "timestamp", "document_id"]))
     user = np.unique(table["user_id"].to_numpy(), return_inverse=True)[1]
     day = table["timestamp"].to_numpy() // DAY_MS
     return Viewed(user.astype(np.int32), table["document_id"].to_numpy(), day.astype(np.int8))
+
+
+def read_traced(engine: Engine, tables: Path, impressions: Path, until: int | None, most: int) -> Traced:
+    """The same with what became of the ads in the displays of `impressions`, whose clicks are known."""
+    views = _page_views(engine, tables, until, most)
+    views = views.select("user_id", "document_id", "timestamp", what=ibis.literal(VIEWED, "int8"))
+    shown = _of_sample(engine, tables, shown_documents(engine.table(impressions)), most)
+    both = ibis.union(views, shown.select(*views.columns))
+    table = engine.to_arrow(both.order_by(["user_id", "timestamp", "what", "document_id"]))
+    user = np.unique(table["user_id"].to_numpy(), return_inverse=True)[1]
+    time = table["timestamp"].to_numpy()
+    day, what = (time // DAY_MS).astype(np.int8), table["what"].to_numpy()
+    return Traced(user.astype(np.int32), table["document_id"].to_numpy(), day, time, what)
+
+
+def shown_documents(impressions: ir.Table) -> ir.Table:
+    """user_id, timestamp, document_id, what: the promoted documents that known users passed over or clicked."""
+    known = impressions.filter(impressions.user_id.notnull() & impressions.ad_document_id.notnull())
+    what = ibis.ifelse(known.clicked == 1, CLICKED, PASSED).cast("int8")
+    return known.select("user_id", "timestamp", document_id="ad_document_id", what=what)
+
+
+def _page_views(engine: Engine, tables: Path, until: int | None, most: int) -> ir.Table:
+    views = engine.table(tables / "page_views.parquet")
+    views = views.filter(views.user_id.notnull())
+    if until is not None:
+        views = views.filter(views.timestamp < until)
+    return _of_sample(engine, tables, views, most)
+
+
+def _of_sample(engine: Engine, tables: Path, rows: ir.Table, most: int) -> ir.Table:
+    """The rows of about `most` users, by a multiplicative hash (Knuth), as for the folds of displays."""
+    users = engine.table(tables / "users.parquet")
+    total = int(engine.one(users.aggregate(users=users.count()))["users"])
+    if total <= most:
+        return rows
+    return rows.filter((rows.user_id.cast("int64") * 2_654_435_761) // 65_536 % total < most)

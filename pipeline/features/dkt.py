@@ -1,8 +1,8 @@
-"""What the user did in order: the documents viewed before the display and those of the ads clicked in earlier ones make
-a state, against which the promoted document is read out.
+"""What the user did in order: the documents viewed before the display, and those of the ads that were passed over or
+clicked in earlier ones, make a state, against which the promoted document is read out.
 
-Piech et al. 2015 (pipeline.collaborative.dkt), learning on each night. The network learns from page views alone; the
-clicks of history that a state holds are all earlier than its display.
+Piech et al. 2015 (pipeline.collaborative.dkt), learning on each night from page views and history's displays. The
+clicks of history that a state holds, or that its network has learned from, are all earlier than its display.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.collaborative.attributes import Attributes, read_attributes
 from pipeline.collaborative.dkt import DKTConfig, Trace, fit_traces, normalised, pack
 from pipeline.collaborative.nightly import products
 from pipeline.collaborative.products import one_thread
-from pipeline.collaborative.viewed import read_viewed
+from pipeline.collaborative.viewed import VIEWED, read_traced, shown_documents
 from pipeline.core.config import check
 from pipeline.core.engine import Engine
 from pipeline.features.base import Group, Learner, Sources
@@ -50,8 +50,9 @@ class Config(DKTConfig):
 def fit(engine: Engine, sources: Sources, config: Config) -> Callable[[Part], Walk]:
     """Fit the network of each morning; what is returned describes rows."""
     attributes = read_attributes(engine, sources.tables, ("topic", "category", "source"), config.least)
-    viewed = read_viewed(engine, sources.tables, sources.info.views_until, config.users)
-    traces = fit_traces(viewed, attributes, config)
+    history = sources.impressions("history")
+    traced = read_traced(engine, sources.tables, history, sources.info.views_until, config.users)
+    traces = fit_traces(traced, attributes, config)
     paths = {}
     for part in PARTS:
         paths[part] = engine.scratch(f"before-{part}.parquet")
@@ -60,27 +61,25 @@ def fit(engine: Engine, sources: Sources, config: Config) -> Callable[[Part], Wa
             "display_id",
             partial(_before, engine, sources, part),
             paths[part],
-            order_by=("display_id", "delay", "document_id"),
+            order_by=_BEFORE,
         )
     return lambda part: Walk(lambda chunk: score(traces, attributes, chunk, config.length), beside=paths[part])
 
 
+_BEFORE = ("display_id", "delay", "what", "document_id")
+
+
 def _before(engine: Engine, sources: Sources, part: Part, rows: ir.Table) -> ir.Table:
-    """display_id, delay (ms, negative), document_id: what the users of some displays viewed, and clicked in history's
-    displays, before."""
+    """display_id, delay (ms, negative), what, document_id: what users of some displays viewed before, and what became
+    of the ads in history's displays."""
     displays = rows.filter(rows.first).select("display_id", "user_id", "timestamp")
     views = engine.table(sources.views(part))
     views = views.filter(views.delay < 0).semi_join(displays, "display_id")
-    history = engine.table(sources.impressions("history"))
-    clicks = history.filter((history.clicked == 1) & history.user_id.notnull() & history.ad_document_id.notnull())
-    clicks = clicks.select("user_id", clicked_at="timestamp", document_id="ad_document_id")
-    pairs = displays.inner_join(engine.once(clicks), "user_id")
-    pairs = pairs.filter(pairs.clicked_at < pairs.timestamp)
-    pairs = pairs.select("display_id", "document_id", delay=pairs.clicked_at - pairs.timestamp)
+    views = views.mutate(what=ibis.literal(VIEWED, "int8"))
+    shown = engine.once(shown_documents(engine.table(sources.impressions("history")))).rename(shown_at="timestamp")
+    pairs = displays.inner_join(shown, "user_id")
+    pairs = pairs.filter(pairs.shown_at < pairs.timestamp).mutate(delay=ibis._.shown_at - ibis._.timestamp)
     return ibis.union(pairs.select(*_BEFORE), views.select(*_BEFORE))
-
-
-_BEFORE = ("display_id", "delay", "document_id")
 
 
 def score(traces: dict[int, Trace], attributes: Attributes, chunk: Chunk, length: int) -> Numbers:
@@ -91,15 +90,17 @@ def score(traces: dict[int, Trace], attributes: Attributes, chunk: Chunk, length
     order = np.argsort(np.concatenate([chunk.display_of_beside, np.arange(displays)]), kind="stable")
     ends = chunk.beside_offsets[1:] + np.arange(1, displays + 1)
     documents, index = np.unique(np.concatenate([read[order], chunk.ad_document]), return_inverse=True)
-    sequence, known = pack(index[: len(read)], np.append(0, ends[:-1]), ends, length)
+    at, known = pack(np.arange(len(read)), np.append(0, ends[:-1]), ends, length)
+    became = np.append(chunk.beside["what"], np.full(displays, VIEWED))[order]
+    sequence, what = index[: len(read)][at], became[at]
     lengths = known.sum(axis=1)
     about = normalised(attributes.rows(documents))
     unknown = np.diff(about.indptr) == 0
     cold = (unknown[sequence] | ~known).all(axis=1)
-    for trace, at in by_morning(chunk, traces):
-        chosen, rows = np.flatnonzero(at), np.flatnonzero(at[chunk.display_of_row])
+    for trace, today in by_morning(chunk, traces):
+        chosen, rows = np.flatnonzero(today), np.flatnonzero(today[chunk.display_of_row])
         embeddings = trace.network.documents(about)
-        y = trace.network.read_out(embeddings, sequence[chosen], lengths[chosen])
+        y = trace.network.read_out(embeddings, sequence[chosen], what[chosen], lengths[chosen])
         display = np.searchsorted(chosen, chunk.display_of_row[rows])
         ad = index[len(read) :][rows]
         found = np.empty(len(rows), np.float32)
@@ -120,13 +121,10 @@ def score(traces: dict[int, Trace], attributes: Attributes, chunk: Chunk, length
 GROUP = Group(
     scope="past-clicks",
     columns=(
-        number("dkt_score", "log of how much likelier the document is to come next than by its popularity"),
+        number("dkt_score", "how well the promoted document suits what the user did before"),
         number("dkt_gap", "dkt_score less the best rival's"),
         *(number(f"dkt_user_{k}", f"number {k} of the user's state, read out", per="display") for k in range(SHOWN)),
-        *(
-            number(f"dkt_ad_{k}", f"number {k} of the promoted document's embedding", scope="time-causal")
-            for k in range(SHOWN)
-        ),
+        *(number(f"dkt_ad_{k}", f"number {k} of the promoted document's embedding") for k in range(SHOWN)),
     ),
     learner=Learner(config=Config, fit=fit, around=one_thread),
 )

@@ -1,6 +1,6 @@
 """Who and what the documents of ad and page name: people, places, organisations, with their confidence.
 
-They are many and each is rare, so most say nothing to a model of ids that their categories and topics do not; `affinity`
+They are many and each is rare, so most say nothing to a model of ids that categories and topics do not; `affinity`
 holds how alike ad, page and user are in them.
 """
 

@@ -1,7 +1,8 @@
 """Deep knowledge tracing over documents: Piech et al. 2015, "Deep knowledge tracing".
 
-h_t   = GRU(h_{t-1}, e_{x_t})                  the user's state after the documents viewed and clicked before  (eq. 1)
-s     = <e_ad, U h_t>                          how much likelier the promoted document is to come next         (eq. 2)
+x_t   = e_{d_t} + k_{q_t}                      a document, and what became of it: viewed, passed over or clicked
+h_t   = GRU(h_{t-1}, x_t)                      the user's state after it                                       (eq. 1)
+s     = <e_ad, U h_t + u>                      how well the promoted document suits that                       (eq. 2)
 logit = w_0 r_ad + <w, s>, within the display  r_ad: click rate of the ad                              (pipeline.choice)
 
 The network learns on each night (pipeline.collaborative.dkt) in the stage `collaborative`; s stands in the feature
