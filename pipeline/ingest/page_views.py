@@ -40,6 +40,8 @@ def page_views(build: Build, wanted: str) -> None:
         load(build, name, path, query, watchers=(counts,))
     write_parquet(build.path("document_views"), _DAYS, counts.batches())
     kept = pq.read_metadata(path).num_rows
+    if counts.rows and not kept:
+        build.report.warn(f"{name}: none of its {counts.rows} rows is of a user who has an event; expected most users")
     build.report.page_views = {
         "read": name or "none",
         "wanted": wanted,

@@ -8,6 +8,7 @@ takes twice as long. pyarrow takes any file object, so a zip is inflated on the 
 
 from __future__ import annotations
 
+import csv
 import queue
 import threading
 import zipfile
@@ -44,7 +45,6 @@ class RawInput:
     form: str
     byte_order_mark: bool = False
     carriage_returns: bool = False
-    quoted: bool = False  # the competition's files quote nothing; other writers may quote names and texts
 
     def text(self, stack: ExitStack) -> IO[bytes]:
         """The bytes of the CSV, from its first byte; InputError if the zip cannot be opened."""
@@ -98,9 +98,8 @@ def _check_head(source: RawInput, head: bytes) -> RawInput:
     line, newline, rest = head.removeprefix(BOM).partition(b"\n")
     if not newline and len(head) == _HEADER_BYTES:
         raise InputError(f"{path}, line 1: expected the header {expected}, found a line of over {_HEADER_BYTES} bytes")
-    names = line.removesuffix(b"\r").decode("utf-8", "replace").split(",")
-    quoted = all(len(name) > 1 and name[0] == name[-1] == '"' for name in names)
-    _check_columns(path, [name[1:-1] for name in names] if quoted else names, spec, ordered=True)
+    names = next(csv.reader([line.removesuffix(b"\r").decode("utf-8", "replace")]))
+    _check_columns(path, names, spec, ordered=True)
     if not rest.strip():
         raise InputError(f"{path}: the file has a header but no rows below it")
     first_row = rest.partition(b"\n")[0]
@@ -110,7 +109,6 @@ def _check_head(source: RawInput, head: bytes) -> RawInput:
         form=source.form,
         byte_order_mark=head.startswith(BOM),
         carriage_returns=line.endswith(b"\r") or first_row.endswith(b"\r"),
-        quoted=quoted,
     )
 
 
@@ -221,8 +219,10 @@ class RawStream:
         reader = pcsv.open_csv(
             text,
             read_options=pcsv.ReadOptions(block_size=BLOCK_BYTES, column_names=self._raw.names, skip_rows=1),
-            # a blank line becomes a row of nulls, which its first column does not allow
-            parse_options=pcsv.ParseOptions(quote_char='"' if self.source.quoted else False, ignore_empty_lines=False),
+            # The competition's files quote nothing, but other writers put quotes round texts, or round what needs them,
+            # whether they quote the header or not. A blank line becomes a row of nulls, which its first column does
+            # not allow.
+            parse_options=pcsv.ParseOptions(quote_char='"', ignore_empty_lines=False),
             convert_options=pcsv.ConvertOptions(
                 column_types=self._raw, null_values=list(NULLS), strings_can_be_null=True
             ),

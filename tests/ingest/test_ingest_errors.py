@@ -52,7 +52,7 @@ VALUES = [
     ("clicks_train", "2,12,0\n", "2,12,0\n\n", 6, "expected 3 fields (display_id,ad_id,clicked), found 1: nothing"),
     ("clicks_test", ",10", ",4294967296", 2, 'ad_id must be a whole number of at most 4294967295, found "4294967296"'),
     ("clicks_test", "5,11", "5,1.5", 4, 'ad_id must be a whole number, found "1.5"'),
-    ("clicks_test", "5,11", '5,"11"', 4, 'ad_id must be a whole number, found ""11""'),
+    ("clicks_test", "5,11", '5,"x"', 4, 'ad_id must be a whole number, found "x"'),
     ("clicks_test", "4,10", ",10", 2, "display_id must be a whole number, found nothing"),
     ("page_views", "EU,3", "EU,4", 4, 'traffic_source must be 1 (internal), 2 (search) or 3 (social), found "4"'),
     ("page_views", "EU,3", "EU,", 4, "traffic_source must be 1 (internal), 2 (search) or 3 (social), found nothing"),
@@ -83,6 +83,14 @@ def test_wrong_value_in_quotes(world: World) -> None:
     assert failure(world) == 'events.csv, line 5: document_id must be a whole number, found "x"'
     world.change("events", '"4","aa","x"', '"4","aa,102')
     assert failure(world).startswith("events.csv, line 5: expected quotes around whole values, found")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_quote_that_is_never_closed(world: World, zipped: bool) -> None:
+    world.change("events", "3,bb", '3,"bb')
+    if zipped:
+        world.zip("events")
+    assert "line 4: expected quotes around whole values, found" in failure(world)
 
 
 @pytest.mark.parametrize("stop_at", [5, 250_000])
@@ -146,7 +154,7 @@ def test_wrong_parquet_row(world: World, row: int, column: str, value: Any) -> N
     ("display_id,ad_id,clicked,when", "unknown: when"),
     ("display_id,ad,clicked", "missing: ad_id; unknown: ad"),
     ("ad_id,display_id,clicked", "in this order, found ad_id, display_id, clicked"),
-    ('"display_id",ad_id,clicked', "missing: display_id"),
+    ('"display_id,ad_id,clicked', "missing: display_id"),
     ("1,10,0", "missing: display_id, ad_id, clicked"),
 ])  # fmt: skip
 def test_wrong_header(world: World, header: str, message: str) -> None:

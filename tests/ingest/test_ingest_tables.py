@@ -212,20 +212,36 @@ def test_line_ends_and_byte_order_mark(world: World, name: str) -> None:
         assert [warning in w for w in warnings_of(report)] == [True] * bool(warning)
 
 
-@pytest.mark.parametrize("name", ["events", "documents_entities", "clicks_train"])
-@pytest.mark.parametrize("rows", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL], ids=["all", "names alone"])
-def test_quotes(world: World, name: str, rows: Literal[0, 1]) -> None:
+@pytest.mark.parametrize("name", ["events", "page_views", "documents_entities", "clicks_train"])
+@pytest.mark.parametrize("zipped", [False, True], ids=["csv", "zip"])
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [(csv.QUOTE_ALL, csv.QUOTE_ALL), (csv.QUOTE_ALL, csv.QUOTE_MINIMAL), (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)],
+    ids=["all", "names alone", "values alone"],
+)
+def test_quotes(world: World, name: str, zipped: bool, header: Literal[0, 1], rows: Literal[0, 1]) -> None:
     """The competition's files have none, but many writers put them around names and texts."""
     world.run()
     plain = world.table(name)
     lines = [line.split(",") for line in str(world.text[name]).splitlines()]
     text = io.StringIO()
-    csv.writer(text, quoting=csv.QUOTE_ALL).writerow(lines[0])
+    csv.writer(text, quoting=header).writerow(lines[0])
     csv.writer(text, quoting=rows, lineterminator="\n").writerows(lines[1:])
     world.text[name] = text.getvalue().replace("\r\n", "\n")
+    if zipped:
+        world.zip(name)
     report = world.run()
     assert world.table(name) == plain
     assert warnings_of(report) == []
+
+
+def test_page_views_of_nobody_are_told(world: World) -> None:
+    assert warnings_of(world.run()) == []
+    header = str(world.text["page_views"]).partition("\n")[0]
+    world.text["page_views"] = f"{header}\nzz,100,5,1,GB>H9,1\n"
+    assert warnings_of(world.run()) == [
+        "page_views: none of its 1 rows is of a user who has an event; expected most users"
+    ]
 
 
 def test_page_views_fall_back(world: World) -> None:
