@@ -33,7 +33,7 @@ BLOCK_BYTES = 4 << 20
 BOM = b"\xef\xbb\xbf"
 _HEADER_BYTES = 1 << 16
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
-Watcher = Callable[[pa.RecordBatch], None]
+Watcher = Callable[[pa.RecordBatch], object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 #: Days are counted from 04:00 UTC, the start of 14 June 2016; `timestamp` is milliseconds after this epoch (ms).
 EPOCH_MS = 1_465_876_799_998
 DAY_MS = 86_400_000
+#: Times from this day on are none of the competition's, which has 15 days: likely they count from another epoch, or in
+#: another unit. What follows the tables relies on it: a day fits into an int8, and `trends`, whose weights grow to
+#: 2^(day / 3 + 10), can add up all displays in an int64.
+MOST_DAYS = 40
 
 _ID = r"[0-9]{1,10}"
 _CONFIDENCE = r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?"

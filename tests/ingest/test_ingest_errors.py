@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import threading
 import zipfile
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
@@ -236,6 +238,8 @@ POLICIES = [
     ("clicks_train", "2,12,0", "2,10,0", 5, "duplicate_impression", "display_id 2, ad_id 10 is there already, in", 1),
     ("clicks_test", "5,12", "5,12\n4,10", 6, "duplicate_impression", "display_id 4, ad_id 10 is there already, in", 1),
     ("events", "3,bb", "2,bb", 4, "duplicate_event", "display_id 2 is there already, in line 3", 1),
+    ("events", ",86400000", ",1465963199998", 4, "timestamp_out_of_range", "timestamp must be milliseconds after", 1),
+    ("events", ",86400000", ",-1", 4, "timestamp_out_of_range", "timestamp must be milliseconds after", 1),
     ("promoted_content", "13,200", "10,999", 5, "duplicate_key", "ad_id 10 is there already, in line 2", 1),
     ("documents_meta", "102,3", "200,3", 7, "duplicate_key", "document_id 200 is there already, in line 2", 1),
 ]  # fmt: skip
@@ -255,6 +259,29 @@ def test_policy(world: World, case: tuple[str, str, str, int, str, str, int]) ->
     assert report["warnings"][0].startswith(f"{name}.csv, line {line}: {message}")
     added = new.count("\n") - old.count("\n")
     assert report["tables"][name] == before + added - rows == len(world.table(name))
+
+
+@pytest.mark.parametrize("time", ["-1", "3456000000", "1465876800001"])
+@pytest.mark.parametrize("form", ["csv", "zip", "parquet"])
+def test_page_view_out_of_time(world: World, time: str, form: str) -> None:
+    world.change("page_views", "cc,100,3,", f"cc,100,{time},")
+    if form == "zip":
+        world.zip("page_views")
+    elif form == "parquet":
+        world.parquet("page_views", pcsv.read_csv(io.BytesIO(world.data("page_views"))))
+    place = {"csv": "csv, line 4", "zip": "csv.zip, line 4", "parquet": "parquet, row 3"}[form]
+    assert failure(world) == (
+        f"page_views.{place}: timestamp must be milliseconds after 1465876799998 (14 June 2016), from 0 to 3455999999 "
+        f"(40 days), found {time}; ingest.timestamp_out_of_range: drop leaves such rows out"
+    )
+
+
+def test_no_time_that_can_be(world: World) -> None:
+    text = str(world.text["events"])
+    for time in (",61,", ",81,", ",86400000,", ",950400000,", ",1209599999,"):
+        text = text.replace(time, ",-7,")
+    world.text["events"] = text
+    assert "no row is left" in failure(world, timestamp_out_of_range="drop")
 
 
 def test_cut_display_is_the_last_of_the_file(world: World) -> None:

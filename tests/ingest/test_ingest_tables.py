@@ -19,7 +19,7 @@ from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.ingest import page_views
 from pipeline.ingest.staging import ClickCount
-from pipeline.schemas.raw import DAY_MS, EPOCH_MS
+from pipeline.schemas.raw import DAY_MS, EPOCH_MS, MOST_DAYS
 from pipeline.schemas.tables import TABLES
 from pipeline.stages.ingest import main
 
@@ -188,11 +188,29 @@ def test_neither_threads_nor_memory_change_a_byte(world: World, threads: int, me
     assert hashes(world.out) == first
 
 
-def test_views_outside_of_the_days_are_counted_too(world: World) -> None:
+def test_the_last_time_that_can_be(world: World) -> None:
+    last = MOST_DAYS * DAY_MS - 1
+    world.change("page_views", "cc,100,3,", f"cc,100,{last},")
+    world.change("events", "1,cc,100,61,", f"1,cc,100,{last},")
+    report = world.run()
+    assert world.table("document_views") == [(100, 0, 1), (100, MOST_DAYS - 1, 1), (101, 0, 1)]
+    assert world.table("events")[0][:4] == (1, 2, 100, last)
+    assert report["events"]["outside_of_the_days"] == 1
+
+
+def test_dropped_times(world: World) -> None:
     world.change("page_views", "zz,100,5,", "zz,100,-5,")
-    world.change("page_views", "cc,100,3,", "cc,100,999999999999999999,")
-    world.run()
-    assert world.table("document_views") == [(100, -1, 1), (100, 32767, 1), (101, 0, 1)]
+    world.change("page_views", "cc,100,3,", "cc,100,1465876800001,")
+    world.change("events", "4,aa,102,950400000", "2,aa,102,-1")  # of two rows of a display the one that can be is kept
+    world.change("events", "1209599999", f"{MOST_DAYS * DAY_MS}")
+    report = world.run(timestamp_out_of_range="drop")
+    assert report["dropped"] == {"timestamp_out_of_range": {"rows": 4}}
+    assert [row[:4] for row in world.table("events")] == [(1, 2, 100, 61), (2, 0, 101, 81), (3, 1, 100, DAY_MS)]
+    assert world.table("users") == [(0, "aa"), (1, "bb"), (2, "cc")]
+    assert world.table("document_views") == [(101, 0, 1)]
+    assert len(world.table("page_views")) == 1
+    found = {name: report["page_views"][name] for name in ("rows", "rows_left_out", "first_timestamp")}
+    assert found == {"rows": 3, "rows_left_out": 2, "first_timestamp": 7}
 
 
 @pytest.mark.parametrize("name", ["events", "page_views", "clicks_train"])
