@@ -24,6 +24,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
+from pipeline.core.files import zip_members
 from pipeline.core.progress import bar
 from pipeline.ingest.batches import NULLS, Geography, arrow_schema, check_batch, to_schema
 from pipeline.schemas.raw import RawFile
@@ -129,11 +130,11 @@ def _member(path: Path, stack: ExitStack) -> IO[bytes]:
     """The one CSV inside a zip, as a stream."""
     try:
         archive = stack.enter_context(zipfile.ZipFile(path))
-        names = [i.filename for i in archive.infolist() if not i.is_dir() and not i.filename.startswith("__MACOSX/")]
-        if len(names) != 1:
-            found = ", ".join(names[:5]) or "none"
+        members = zip_members(archive)
+        if len(members) != 1:
+            found = ", ".join(member.filename for member in members[:5]) or "none"
             raise InputError(f"{path}: expected one file in the zip, {path.name.removesuffix('.zip')}; found: {found}")
-        return stack.enter_context(archive.open(names[0]))
+        return stack.enter_context(archive.open(members[0]))
     except _DAMAGE as error:
         raise damaged(path, error) from None
 

@@ -218,7 +218,8 @@ def test_damaged_zip(world: World, at: str) -> None:
 def test_zip_members(world: World) -> None:
     path = world.zip("clicks_test")
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("__MACOSX/._clicks_test.csv", "")
+        archive.writestr("__MACOSX/data/._clicks_test.csv", "")
+        archive.writestr("data/.DS_Store", "")
     world.run()
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("other.csv", "")
