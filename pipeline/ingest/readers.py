@@ -46,6 +46,7 @@ class RawInput:
     form: str
     byte_order_mark: bool = False
     carriage_returns: bool = False
+    empty: bool = False  # there is nothing below the header
 
     def text(self, stack: ExitStack) -> IO[bytes]:
         """The bytes of the CSV, from its first byte; InputError if the zip cannot be opened."""
@@ -70,9 +71,10 @@ def open_input(spec: RawFile, path: Path) -> RawInput:
     if form == "parquet":
         with open_parquet(path) as file:
             _check_columns(path, file.schema_arrow.names, spec, ordered=False)
-            if not file.metadata.num_rows:
-                raise InputError(f"{path}: the file has no rows; expected some")
-        return RawInput(spec=spec, path=path, form=form)
+            empty = not file.metadata.num_rows
+        if empty and not spec.may_be_empty:
+            raise InputError(f"{path}: the file has no rows; expected some")
+        return RawInput(spec=spec, path=path, form=form, empty=empty)
     source = RawInput(spec=spec, path=path, form=form)
     with ExitStack() as stack:
         try:
@@ -101,7 +103,8 @@ def _check_head(source: RawInput, head: bytes) -> RawInput:
         raise InputError(f"{path}, line 1: expected the header {expected}, found a line of over {_HEADER_BYTES} bytes")
     names = next(csv.reader([line.removesuffix(b"\r").decode("utf-8", "replace")]))
     _check_columns(path, names, spec, ordered=True)
-    if not rest.strip():
+    empty = not rest and len(head) < _HEADER_BYTES
+    if not spec.may_be_empty and not rest.strip():
         raise InputError(f"{path}: the file has a header but no rows below it")
     first_row = rest.partition(b"\n")[0]
     return RawInput(
@@ -110,6 +113,7 @@ def _check_head(source: RawInput, head: bytes) -> RawInput:
         form=source.form,
         byte_order_mark=head.startswith(BOM),
         carriage_returns=line.endswith(b"\r") or first_row.endswith(b"\r"),
+        empty=empty,
     )
 
 
@@ -217,6 +221,8 @@ class RawStream:
     def _csv_batches(self, stack: ExitStack) -> Iterator[pa.RecordBatch]:
         progress = stack.enter_context(bar(self.source.path.stat().st_size, self.source.path.name, unit="B"))
         text = self.source.text(stack)
+        if self.source.empty:  # pyarrow takes it for an error
+            return
         reader = pcsv.open_csv(
             text,
             read_options=pcsv.ReadOptions(block_size=BLOCK_BYTES, column_names=self._raw.names, skip_rows=1),

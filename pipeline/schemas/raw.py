@@ -46,11 +46,15 @@ def _text(name: str, *, optional: bool = False) -> RawColumn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawFile:
-    """A file of the competition: NAME.csv, NAME.csv.zip or NAME.parquet. required: no run can do without it."""
+    """A file of the competition: NAME.csv, NAME.csv.zip or NAME.parquet.
+
+    required: no run can do without it. may_be_empty: it may have no rows, since a run can do without what they say.
+    """
 
     name: str
     columns: tuple[RawColumn, ...] = field(repr=False)
     required: bool = True
+    may_be_empty: bool = False
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -88,8 +92,8 @@ _FILES = (
         name="events",
         columns=(_id("display_id"), _text("uuid"), _id("document_id"), _TIMESTAMP, _PLATFORM, _GEO),
     ),
-    RawFile(name="page_views", columns=_VIEWS, required=False),
-    RawFile(name="page_views_sample", columns=_VIEWS, required=False),
+    RawFile(name="page_views", columns=_VIEWS, required=False, may_be_empty=True),
+    RawFile(name="page_views_sample", columns=_VIEWS, required=False, may_be_empty=True),
     RawFile(
         name="promoted_content",
         columns=(_id("ad_id"), _id("document_id"), _id("campaign_id"), _id("advertiser_id")),
@@ -103,9 +107,9 @@ _FILES = (
             _text("publish_time", optional=True),
         ),
     ),
-    RawFile(name="documents_categories", columns=(_id("document_id"), _id("category_id"), _SCORE)),
-    RawFile(name="documents_topics", columns=(_id("document_id"), _id("topic_id"), _SCORE)),
-    RawFile(name="documents_entities", columns=(_id("document_id"), _text("entity_id"), _SCORE)),
+    RawFile(name="documents_categories", columns=(_id("document_id"), _id("category_id"), _SCORE), may_be_empty=True),
+    RawFile(name="documents_topics", columns=(_id("document_id"), _id("topic_id"), _SCORE), may_be_empty=True),
+    RawFile(name="documents_entities", columns=(_id("document_id"), _text("entity_id"), _SCORE), may_be_empty=True),
     RawFile(name="sample_submission", columns=(_id("display_id"), _text("ad_id")), required=False),
 )
 

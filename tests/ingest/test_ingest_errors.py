@@ -179,6 +179,12 @@ def test_empty(world: World, text: str, message: str, zipped: bool) -> None:
     assert "clicks_test.csv" in found
 
 
+@pytest.mark.parametrize("name", ["clicks_train", "events", "promoted_content", "documents_meta"])
+def test_no_run_can_do_without_the_rows_of(world: World, name: str) -> None:
+    world.text[name] = str(world.text[name]).partition("\n")[0] + "\n"
+    assert failure(world) == f"{world.raw}/{name}.csv: the file has a header but no rows below it"
+
+
 def test_parquet_columns(world: World) -> None:
     world.parquet("clicks_test", pa.table({"display_id": [4], "ad_id": [10], "when": [1]}))
     assert "unknown: when" in failure(world)

@@ -253,6 +253,30 @@ def test_quotes(world: World, name: str, zipped: bool, header: Literal[0, 1], ro
     assert warnings_of(report) == []
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "name", ["documents_categories", "documents_topics", "documents_entities", "page_views", "page_views_sample"]
+)
+def test_a_file_without_rows_is_an_empty_table(world: World, name: str, form: str) -> None:
+    if name == "page_views_sample":
+        world.text[name] = world.text.pop("page_views")
+        world.page_views = "sample"
+    header = str(world.text[name]).partition("\n")[0]
+    world.text[name] = header + "\r\n" * (form == "csv")
+    if form == "csv.zip":
+        world.zip(name)
+    elif form == "parquet":
+        world.parquet(name, pa.table({column: pa.array([], pa.string()) for column in header.split(",")}))
+    report = world.run()
+    assert report["files"][name] == {"form": form, "rows": 0, "nulls": dict.fromkeys(header.split(","), 0)}
+    assert f"{name}.{form}: has no rows; what they would tell is unknown" in warnings_of(report)
+    table = "page_views" if name == "page_views_sample" else name
+    assert world.table(table) == []
+    with DuckDBEngine(RuntimeConfig(temp_directory=str(world.folder / "tmp"))) as engine:
+        found = engine.sql(f"DESCRIBE FROM '{world.out / table}.parquet'")
+    assert {row[0]: row[1] for row in found} == TABLES[table]
+
+
 def test_page_views_of_nobody_are_told(world: World) -> None:
     assert warnings_of(world.run()) == []
     header = str(world.text["page_views"]).partition("\n")[0]
