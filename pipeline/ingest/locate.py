@@ -94,8 +94,8 @@ def _quoted(value: str) -> str:
 
 
 def _first_line(source: RawInput) -> tuple[int, str] | None:
-    good = _good_lines(source.spec)
-    row = 0
+    lines, row = source.lines, 0
+    good = _good_lines(lines)
     with ExitStack() as stack:
         for block in _blocks(source.text(stack)):
             start = 0
@@ -106,7 +106,7 @@ def _first_line(source: RawInput) -> tuple[int, str] | None:
                 if stop == len(block):
                     break
                 line, newline, _ = block[stop : stop + BLOCK_BYTES].partition(b"\n")
-                if fault := fault_of(line.removesuffix(b"\r"), source.spec):
+                if fault := fault_of(line.removesuffix(b"\r"), lines):
                     return row, fault
                 start = stop + len(line) + len(newline)  # right, but not of the common sort
                 row += 1

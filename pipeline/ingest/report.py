@@ -68,6 +68,8 @@ class Report:
             self.dirt(name, "geo_location has over three parts", stream.geography.odd, stream.geography.examples)
         if source.empty:
             self.warn(f"{source.path.name}: has no rows; what they would tell is unknown")
+        if source.unread:
+            self.warn(f"{source.path.name}: has columns that are not read: {', '.join(source.unread)}")
         if source.byte_order_mark:
             self.warn(f"{source.path.name}: begins with a byte order mark, which was passed over")
         if source.carriage_returns:

@@ -88,6 +88,18 @@ def test_wrong_value_in_quotes(world: World) -> None:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
+def test_wrong_value_beside_columns_of_other_writers(world: World, zipped: bool) -> None:
+    world.text["clicks_test"] = "when,ad_id,display_id\nnoon,10,4\n,13,4\n\\N,x,5\n"
+    if zipped:
+        world.zip("clicks_test")
+    assert failure(world).endswith('line 4: ad_id must be a whole number, found "x"')
+    world.text["clicks_test"] = "when,ad_id,display_id\nnoon,10,4\n13,4\n"
+    if zipped:
+        world.zip("clicks_test")
+    assert failure(world).endswith('line 3: expected 3 fields (when,ad_id,display_id), found 2: "13,4"')
+
+
+@pytest.mark.parametrize("zipped", [False, True])
 def test_a_quote_that_is_never_closed(world: World, zipped: bool) -> None:
     world.change("events", "3,bb", '3,"bb')
     if zipped:
@@ -153,9 +165,9 @@ def test_wrong_parquet_row(world: World, row: int, column: str, value: Any) -> N
 
 @pytest.mark.parametrize(("header", "message"), [
     ("display_id,ad_id", "missing: clicked"),
-    ("display_id,ad_id,clicked,when", "unknown: when"),
+    ("display_id,ad_id,ad_id", "missing: clicked; twice: ad_id"),
     ("display_id,ad,clicked", "missing: ad_id; unknown: ad"),
-    ("ad_id,display_id,clicked", "in this order, found ad_id, display_id, clicked"),
+    ("display_id,ad_id,clicked,ad_id", "found display_id, ad_id, clicked, ad_id (twice: ad_id)"),
     ('"display_id,ad_id,clicked', "missing: display_id"),
     ("1,10,0", "missing: display_id, ad_id, clicked"),
 ])  # fmt: skip
@@ -186,8 +198,8 @@ def test_no_run_can_do_without_the_rows_of(world: World, name: str) -> None:
 
 
 def test_parquet_columns(world: World) -> None:
-    world.parquet("clicks_test", pa.table({"display_id": [4], "ad_id": [10], "when": [1]}))
-    assert "unknown: when" in failure(world)
+    world.parquet("clicks_test", pa.table({"display_id": [4], "ad": [10]}))
+    assert "missing: ad_id; unknown: ad" in failure(world)
     world.parquet("clicks_test", pa.table({"display_id": pa.array([], "int64"), "ad_id": pa.array([], "int64")}))
     assert "no rows" in failure(world)
     world.paths["clicks_test"].write_bytes(b"PAR1 and no more")

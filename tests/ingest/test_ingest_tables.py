@@ -19,7 +19,7 @@ from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.ingest import page_views
 from pipeline.ingest.staging import ClickCount
-from pipeline.schemas.raw import DAY_MS, EPOCH_MS, MOST_DAYS
+from pipeline.schemas.raw import DAY_MS, EPOCH_MS, MOST_DAYS, RAW_FILES
 from pipeline.schemas.tables import TABLES
 from pipeline.stages.ingest import main
 
@@ -251,6 +251,22 @@ def test_quotes(world: World, name: str, zipped: bool, header: Literal[0, 1], ro
     report = world.run()
     assert world.table(name) == plain
     assert warnings_of(report) == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", sorted(RAW_FILES.keys() - {"page_views_sample"}))
+def test_columns_are_found_by_name(world: World, name: str, form: str) -> None:
+    """Beside them an index without a name, as pandas writes it."""
+    world.run()
+    plain = hashes(world.out)
+    lines = [line.split(",") for line in str(world.text[name]).splitlines()]
+    own = [["", "when"], *(["\u00fc", str(i)] for i in range(len(lines) - 1))]
+    world.text[name] = "".join(",".join([a, *line[::-1], b]) + "\n" for (a, b), line in zip(own, lines, strict=True))
+    if form != "csv":
+        (world.zip if form == "csv.zip" else lambda n: as_parquet(world, n))(name)
+    report = world.run()
+    assert hashes(world.out) == plain
+    assert warnings_of(report) == [f"{name}.{form}: has columns that are not read: , when"]
 
 
 @pytest.mark.parametrize("form", FORMS)
