@@ -13,7 +13,7 @@ from pipeline.core.errors import InputError
 from pipeline.ingest.locate import place, where
 from pipeline.ingest.report import parquet
 from pipeline.ingest.staging import Build, Staged
-from pipeline.schemas.raw import DAY_MS, EPOCH_MS, MOST_DAYS
+from pipeline.schemas.raw import DAY_MS, EPOCH_MS, MOST_ADS, MOST_DAYS
 
 _LAST_MS = MOST_DAYS * DAY_MS - 1
 #: Which rows of events and page views have a time that can be, as SQL.
@@ -130,6 +130,24 @@ def check_clicks(build: Build, staged: Staged) -> None:
         build.report.drop(policy, text, "displays", count, dropped)
     if not engine.sql(f"SELECT 1 FROM {staged.rows(engine)} LIMIT 1"):
         raise InputError(f"{staged.source.path}: no display is left; expected displays with exactly one click each")
+
+
+def check_lengths(build: Build, name: str) -> None:
+    """Note how many ads the displays of a finished table of clicks have; InputError if one has more than MOST_ADS."""
+    table = parquet(build.path(name))
+    displays, rows, least, most = build.engine.sql(
+        "SELECT count(*), sum(ads)::BIGINT, min(ads), max(ads) FROM "
+        f"(SELECT count(*) AS ads FROM {table} GROUP BY display_id)"
+    )[0]
+    if most > MOST_ADS:
+        longest = f"GROUP BY display_id HAVING count(*) = {most} ORDER BY display_id LIMIT 1"
+        ((display,),) = build.engine.sql(f"SELECT display_id FROM {table} {longest}")
+        raise InputError(
+            f"{build.inputs[name].path}: display {display} has {most} ads; expected at most {MOST_ADS}; "
+            "the competition's have 2 to 12"
+        )
+    mean = round(rows / displays, 4)
+    build.report.displays[name] = {"displays": displays, "ads_min": least, "ads_mean": mean, "ads_max": most}
 
 
 def check_apart(build: Build, staged: Staged) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.ingest.checks import IN_RANGE, TimeRange, check_apart, check_clicks, check_duplicates
+from pipeline.ingest.checks import IN_RANGE, TimeRange, check_apart, check_clicks, check_duplicates, check_lengths
 from pipeline.ingest.page_views import page_views
 from pipeline.ingest.report import NO_DATE, parquet
 from pipeline.ingest.staging import Build, ClickCount, finish, load, stage, write
@@ -22,6 +22,8 @@ def build_tables(build: Build, wanted_views: str) -> None:
     """Write all tables; page_views, the long one, last, so that an error elsewhere shows early."""
     clicks_train(build)
     clicks_test(build)
+    for name in ("clicks_train", "clicks_test"):
+        check_lengths(build, name)
     events(build)
     promoted_content(build)
     documents_meta(build)

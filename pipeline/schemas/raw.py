@@ -14,6 +14,8 @@ DAY_MS = 86_400_000
 #: another unit. What follows the tables relies on it: a day fits into an int8, and `trends`, whose weights grow to
 #: 2^(day / 3 + 10), can add up all displays in an int64.
 MOST_DAYS = 40
+#: How many ads a display may have (the competition's have 2 to 12): `impressions` count them in a byte.
+MOST_ADS = 255
 
 _ID = r"[0-9]{1,10}"
 _CONFIDENCE = r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?"

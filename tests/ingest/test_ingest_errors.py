@@ -338,6 +338,20 @@ def test_display_in_train_and_test(world: World) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["clicks_train", "clicks_test"])
+def test_too_many_ads(world: World, name: str) -> None:
+    row = "9,{},0\n" if name == "clicks_train" else "9,{}\n"
+    click = "9,999,1\n" if name == "clicks_train" else "9,999\n"
+    many = click + "".join(row.format(ad) for ad in range(254))
+    world.text[name] = str(world.text[name]) + many
+    assert world.run()["displays"][name]["ads_max"] == 255
+    world.out.rename(world.folder / "kept")
+    world.text[name] = str(world.text[name]) + row.format(254)
+    assert failure(world) == (
+        f"{world.raw}/{name}.csv: display 9 has 256 ads; expected at most 255; the competition's have 2 to 12"
+    )
+
+
 def test_no_display_left(world: World) -> None:
     world.text["clicks_train"] = "display_id,ad_id,clicked\n1,10,0\n1,11,0\n"
     assert "no display is left" in failure(world)
