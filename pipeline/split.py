@@ -85,13 +85,17 @@ def write_split(engine: Engine, tables: Path, name: SplitName, config: SplitConf
 
 def _borders(engine: Engine, tables: Path, config: SplitConfig) -> tuple[int | None, int | None]:
     """The end of train and the start of validation's future, in ms; None where the events do not reach that far."""
-    clicks, events = engine.table(tables / "clicks_train.parquet"), engine.table(tables / "events.parquet")
-    last_display = clicks.aggregate(last=clicks.display_id.max()).last.as_scalar()
-    train = events.filter(events.display_id <= last_display)
-    found = engine.one(train.aggregate(first=train.timestamp.min(), last=train.timestamp.max()))
-    if found["last"] is None:
+    events = engine.table(tables / "events.parquet")
+
+    def times(clicks: ir.Table) -> ir.Table:
+        train = events.semi_join(clicks, "display_id")  # the ids of test may stand among those of train
+        return train.aggregate(first=train.timestamp.min(), last=train.timestamp.max())
+
+    ranges = engine.by_ranges(tables / "clicks_train.parquet", "display_id", times, ["first"])
+    found = [row for table in ranges for row in table.to_pylist() if row["last"] is not None]
+    if not found:
         return None, None
-    days = range(found["first"] // DAY_MS, found["last"] // DAY_MS + 1)
+    days = range(min(row["first"] for row in found) // DAY_MS, max(row["last"] for row in found) // DAY_MS + 1)
     train_end = days.stop * DAY_MS
     if config.future_days == 0 or len(days) <= config.future_days:
         if config.future_days:

@@ -40,7 +40,7 @@ from tests.discovery import feature_groups
 PARTS = ("history", "target")
 #: Groups that are not fitted; what the others ask an engine for is compared apart.
 GROUPS = tuple(name for name, group in feature_groups().items() if group.learner is None)
-#: Groups whose both parts are computed and encoded, from the stages' command lines; of the others, history alone.
+#: Groups that are computed and encoded from the stages' command lines.
 ENCODED = ("ids", "context", "views", "rates")
 #: What makes Spark quick where there is next to nothing to do.
 SMALL = {
@@ -187,12 +187,13 @@ def run_stages(params: Path, tables: Path, out: Path) -> None:
     encode.main(arguments(split=of_validation, features=out / "features", out=out / "encoded"))
 
 
-def write_history(engine: Engine, tables: Path, out: Path, smoothing: SmoothingConfig) -> None:
-    """The history of the groups that `run_stages` leaves out."""
+def write_others(engine: Engine, tables: Path, out: Path, smoothing: SmoothingConfig) -> None:
+    """The groups that `run_stages` leaves out."""
     sources = base.Sources(tables, out / "splits/validation", out / "views")
     for group in (name for name in GROUPS if name not in ENCODED):
         write = base._writer(engine, base.load_group(group), sources, smoothing, None)
-        write("history", out / "features" / group / "history.parquet")
+        for part in PARTS:
+            write(part, out / "features" / group / f"{part}.parquet")
 
 
 def write_learned_from(engine: Engine, tables: Path, split: Path, path: Path) -> None:
@@ -230,7 +231,7 @@ def on_spark(
             write_expressions(engine, partial / "expressions")
             write_params(partial / "params.yaml", spark_runtime, smoothing, encode_config)
             run_stages(partial / "params.yaml", tables, partial)
-            write_history(engine, tables, partial, smoothing)
+            write_others(engine, tables, partial, smoothing)
             write_learned_from(engine, tables, partial / "splits/validation", partial / "learned.npz")
 
     return build_once("spark", make)
@@ -289,7 +290,7 @@ def test_groups_were_found() -> None:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_is_the_same(on_spark: Path, features: dict[str, Path], group: str) -> None:
-    for part in PARTS if group in ENCODED else ("history",):
+    for part in PARTS:
         check_equal(
             on_spark / "features" / group / f"{part}.parquet", features["validation"] / group / f"{part}.parquet"
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,7 +40,7 @@ def reference(tables: Path, name: str, config: SplitConfig) -> dict[str, pd.Data
     train, test, events, promoted = (
         read(tables / f"{table}.parquet") for table in ("clicks_train", "clicks_test", "events", "promoted_content")
     )
-    days = events[events.display_id <= train.display_id.max()].timestamp // DAY_MS
+    days = events[events.display_id.isin(train.display_id)].timestamp // DAY_MS
     train_end = (days.max() + 1) * DAY_MS if len(days) else None
     reaches = config.future_days > 0 and len(days) > 0 and days.max() - days.min() + 1 > config.future_days
     validation_from = train_end - config.future_days * DAY_MS if reaches else None
@@ -215,6 +216,24 @@ def test_displays_and_ads_of_which_nothing_is_known(tables: Path, engine: DuckDB
         assert blind[["cold_user", "cold_page"]].all(axis=None)
         assert not blind.future.any()
         assert target[target.ad_id % 5 == 0][["ad_document_id", "campaign_id", "advertiser_id"]].isna().all(axis=None)
+
+
+def test_ids_of_train_and_test_may_interleave(tables: Path, engine: DuckDBEngine, tmp_path: Path) -> None:
+    """The displays of test, which has two days more, stand among those of train."""
+    test = pq.read_table(tables / "clicks_test.parquet")["display_id"].to_numpy()
+
+    def interleave(table: pa.Table) -> pa.Table:
+        ids = table["display_id"].to_numpy()
+        moved = np.where(np.isin(ids, test), 2 * (ids - test.min()), 2 * ids + 1).astype(np.uint32)
+        keys = [(name, "ascending") for name in ("display_id", "ad_id") if name in table.column_names]
+        return table.set_column(0, "display_id", pa.array(moved)).sort_by(keys)
+
+    mixed = changed(tables, tmp_path / "tables", clicks_train=interleave, clicks_test=interleave, events=interleave)
+    names: tuple[SplitName, ...] = ("validation", "submission")
+    for name in names:
+        info = write_split(engine, mixed, name, SplitConfig(), tmp_path / name)
+        assert info.future_from == {"validation": 11, "submission": 13}[name] * DAY_MS
+        compare(tmp_path / name, reference(mixed, name, SplitConfig()))
 
 
 def one_day(table: pa.Table) -> pa.Table:

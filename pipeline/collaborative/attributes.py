@@ -52,7 +52,8 @@ def read_attributes(engine: Engine, tables: Path, subjects: Sequence[Subject], l
         table = engine.table(tables / f"{name}.parquet")
         table = table.filter(table[column].notnull())
         weight = table.confidence_level if "confidence_level" in table.columns else ibis.literal(1.0, "float32")
-        found = table.select("document_id", id=column, weight=weight).distinct()
+        pairs = table.select("document_id", id=column, weight=weight).group_by(["document_id", "id"])
+        found = pairs.aggregate(weight=ibis._.weight.max())  # the greatest, of a pair that the file names again
         counts = found.group_by("id").aggregate(documents=found.count())
         found = found.semi_join(counts.filter(counts.documents >= least), "id")
         rows = engine.to_arrow(found.order_by(["document_id", "id", "weight"]))

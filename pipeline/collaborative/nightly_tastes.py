@@ -42,7 +42,8 @@ def fit_tastes(viewed: Viewed, attributes: Attributes, config: VAEConfig) -> dic
                     batches += 1
             if axes is None:  # of the first night; later ones go on from there
                 z = Tastes.of(model, popularity, np.eye(config.dim, dtype=np.float32)).taste(users[:10_000])
-                axes = principal_axes(np.cov(z, rowvar=False).reshape(config.dim, config.dim))
+                scatter = np.cov(z, rowvar=False, bias=len(z) == 1)  # n - 1 would divide by 0
+                axes = principal_axes(scatter.reshape(config.dim, config.dim))
             mornings[today + 1] = Tastes.of(model, popularity, axes)
             shown.update(1)
     return mornings

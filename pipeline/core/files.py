@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,13 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def zip_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The files in a zip, in whatever folder, but for those that only the system that zipped them needs: `__MACOSX/` of
+    macOS, and names that begin with a dot."""
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    return [m for m in members if not any(part == "__MACOSX" or part[0] == "." for part in Path(m.filename).parts)]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,7 +21,9 @@ UNIT = 10_000
 def about(inputs: Inputs, label: Label) -> ir.Table:
     """document_id, id, weight (float32): the ids of a label that each document has, with their confidence (else 1).
 
-    The text that names an entity becomes a number: its place among all entities.
+    Each is there once: of a pair that a file names again the greatest confidence counts, so that a file that repeats
+    itself says no more than one that does not. The text that names an entity becomes a number: its place among all
+    entities.
     """
     if label in ("source", "publisher"):
         table = inputs.table("documents_meta")
@@ -36,7 +38,7 @@ def about(inputs: Inputs, label: Label) -> ir.Table:
         place = ibis.row_number().over(ibis.window(order_by=names.name))
         numbers = inputs.once(names.mutate(id=place.cast("uint32")))
         table = table.rename(name="id").inner_join(numbers, "name").select("document_id", "id", "weight")
-    return table
+    return table.group_by(["document_id", "id"]).aggregate(weight=table.weight.max())
 
 
 def in_units(table: ir.Table) -> ir.Table:

@@ -1,15 +1,23 @@
-"""Checks across rows: duplicates, displays without exactly one click, displays in both train and test.
+"""Checks across rows: duplicates, displays without exactly one click, displays in both train and test; and of times.
 
-They work on a staged file, whose row numbers give the lines. What a policy lets go is noted in the report and in the
+Most work on a staged file, whose row numbers give the lines. What a policy lets go is noted in the report and in the
 temporary table `dropped`.
 """
 
 from __future__ import annotations
 
+import numpy as np
+import pyarrow as pa
+
 from pipeline.core.errors import InputError
 from pipeline.ingest.locate import place, where
 from pipeline.ingest.report import parquet
 from pipeline.ingest.staging import Build, Staged
+from pipeline.schemas.raw import DAY_MS, EPOCH_MS, MOST_ADS, MOST_DAYS
+
+_LAST_MS = MOST_DAYS * DAY_MS - 1
+#: Which rows of events and page views have a time that can be, as SQL.
+IN_RANGE = f"timestamp BETWEEN 0 AND {_LAST_MS}"
 
 #: policy: (which displays, what was found, what `drop` does); the last display of the file is judged by itself.
 _CLICK_POLICIES = {
@@ -32,10 +40,11 @@ def check_duplicates(build: Build, staged: Staged, policy: str, *, best: str = "
     build.report.duplicates[name] = 0
     if staged.order.strict:
         return
+    rows = staged.rows(engine)
     engine.sql(
         f"CREATE OR REPLACE TEMP TABLE duplicated AS SELECT row, {keys}, min(row) OVER (PARTITION BY {keys}) AS first, "
-        f"row_number() OVER (PARTITION BY {keys} ORDER BY {best}, row) AS place FROM {staged.all_rows} "
-        f"SEMI JOIN (SELECT {keys} FROM {staged.all_rows} GROUP BY {keys} HAVING count(*) > 1) USING ({keys})"
+        f"row_number() OVER (PARTITION BY {keys} ORDER BY {best}, row) AS place FROM {rows} "
+        f"SEMI JOIN (SELECT {keys} FROM {rows} GROUP BY {keys} HAVING count(*) > 1) USING ({keys})"
     )
     found = engine.sql(f"SELECT row, first, {keys} FROM duplicated WHERE row > first ORDER BY row LIMIT 1")
     if not found:
@@ -51,6 +60,44 @@ def check_duplicates(build: Build, staged: Staged, policy: str, *, best: str = "
         )
     engine.sql("INSERT INTO dropped SELECT row FROM duplicated WHERE place > 1")
     build.report.drop(policy, text, "rows", count, count)
+
+
+class TimeRange:
+    """Watches the times of events or page views go by: a call gives those rows of a batch whose time can be.
+
+    A call raises InputError, with the line, at the first other row, unless the policy drops them: then `outside` of
+    `rows` were left out, and `note` puts that into the report.
+    """
+
+    def __init__(self, build: Build, name: str) -> None:
+        self._build, self._source = build, build.inputs[name]
+        self._first = ""
+        self.rows = 0
+        self.outside = 0
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        time = np.from_dlpack(batch.column("timestamp"))  # `to_numpy` would load pandas
+        start, self.rows = self.rows, self.rows + len(time)
+        if not len(time) or (time.min() >= 0 and time.max() <= _LAST_MS):
+            return batch
+        inside = (time >= 0) & (time <= _LAST_MS)
+        row = int(np.argmin(inside))
+        text = (
+            f"{place(self._source, start + row)}: timestamp must be milliseconds after {EPOCH_MS} (14 June 2016), "
+            f"from 0 to {_LAST_MS} ({MOST_DAYS} days), found {time[row]}"
+        )
+        if self._build.config.timestamp_out_of_range == "error":
+            raise InputError(f"{text}; ingest.timestamp_out_of_range: drop leaves such rows out")
+        self._first = self._first or text
+        self.outside += int(np.count_nonzero(~inside))
+        return batch.filter(pa.array(inside))
+
+    def note(self) -> None:
+        """Report what was dropped; InputError if nothing is left."""
+        if self.outside:
+            self._build.report.drop("timestamp_out_of_range", self._first, "rows", self.outside, self.outside)
+        if self.outside and self.outside == self.rows:
+            raise InputError(f"{self._source.path}: no row is left; expected times within {MOST_DAYS} days")
 
 
 def check_clicks(build: Build, staged: Staged) -> None:
@@ -83,6 +130,24 @@ def check_clicks(build: Build, staged: Staged) -> None:
         build.report.drop(policy, text, "displays", count, dropped)
     if not engine.sql(f"SELECT 1 FROM {staged.rows(engine)} LIMIT 1"):
         raise InputError(f"{staged.source.path}: no display is left; expected displays with exactly one click each")
+
+
+def check_lengths(build: Build, name: str) -> None:
+    """Note how many ads the displays of a finished table of clicks have; InputError if one has more than MOST_ADS."""
+    table = parquet(build.path(name))
+    displays, rows, least, most = build.engine.sql(
+        "SELECT count(*), sum(ads)::BIGINT, min(ads), max(ads) FROM "
+        f"(SELECT count(*) AS ads FROM {table} GROUP BY display_id)"
+    )[0]
+    if most > MOST_ADS:
+        longest = f"GROUP BY display_id HAVING count(*) = {most} ORDER BY display_id LIMIT 1"
+        ((display,),) = build.engine.sql(f"SELECT display_id FROM {table} {longest}")
+        raise InputError(
+            f"{build.inputs[name].path}: display {display} has {most} ads; expected at most {MOST_ADS}; "
+            "the competition's have 2 to 12"
+        )
+    mean = round(rows / displays, 4)
+    build.report.displays[name] = {"displays": displays, "ads_min": least, "ads_mean": mean, "ads_max": most}
 
 
 def check_apart(build: Build, staged: Staged) -> None:

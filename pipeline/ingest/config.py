@@ -16,6 +16,7 @@ class IngestConfig:
     display_without_click, display_with_two_clicks: any other display of clicks_train.
     duplicate_impression: the same ad twice in a display; `drop` keeps one row, the clicked one if there is one.
     duplicate_event: the same display twice in events; `drop` keeps the earliest row.
+    timestamp_out_of_range: a row of events or page views whose time is negative or of day `raw.MOST_DAYS` or later.
     duplicate_key: the same ad twice in promoted_content, or document in documents_meta; `drop` keeps the first row.
     """
 
@@ -24,4 +25,5 @@ class IngestConfig:
     display_with_two_clicks: Policy = "error"
     duplicate_impression: Policy = "error"
     duplicate_event: Policy = "error"
+    timestamp_out_of_range: Policy = "error"
     duplicate_key: Policy = "error"

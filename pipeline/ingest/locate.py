@@ -29,7 +29,7 @@ _SHOWN = 80
 _SURELY = {
     "UINTEGER": r"[0-9]{1,9}",
     "FLOAT": r"(?:[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,30})(?:[eE]-[0-9]+)?",
-    "VARCHAR": r"[ -+\--\[\]-~]+",  # printable ASCII but the comma and the backslash
+    "VARCHAR": r"[ !#-+\--\[\]-~]+",  # printable ASCII but the quote, the comma and the backslash
 }
 
 
@@ -58,14 +58,14 @@ def where(source: RawInput, row: int) -> str:
     return f"row {row + 1}" if source.form == "parquet" else f"line {row + 2}"
 
 
-def fault_of(line: bytes, spec: RawFile, *, quoted: bool = False) -> str:
-    """What is wrong with a line of a CSV (without its line end), or an empty text. quoted: whether values may be."""
+def fault_of(line: bytes, spec: RawFile) -> str:
+    """What is wrong with a line of a CSV (without its line end), or an empty text."""
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         return f"expected UTF-8, found the byte 0x{line[error.start]:02x} at position {error.start + 1}"
     try:
-        fields = next(csv.reader([text], strict=True)) if quoted else text.split(",")
+        fields = next(csv.reader([text], strict=True)) if '"' in text else text.split(",")
     except csv.Error as error:
         return f"expected quotes around whole values, found {_quoted(text)} ({error})"
     if len(fields) != len(spec.columns):
@@ -94,8 +94,8 @@ def _quoted(value: str) -> str:
 
 
 def _first_line(source: RawInput) -> tuple[int, str] | None:
-    good = _good_lines(source.spec)
-    row = 0
+    lines, row = source.lines, 0
+    good = _good_lines(lines)
     with ExitStack() as stack:
         for block in _blocks(source.text(stack)):
             start = 0
@@ -106,7 +106,7 @@ def _first_line(source: RawInput) -> tuple[int, str] | None:
                 if stop == len(block):
                     break
                 line, newline, _ = block[stop : stop + BLOCK_BYTES].partition(b"\n")
-                if fault := fault_of(line.removesuffix(b"\r"), source.spec, quoted=source.quoted):
+                if fault := fault_of(line.removesuffix(b"\r"), lines):
                     return row, fault
                 start = stop + len(line) + len(newline)  # right, but not of the common sort
                 row += 1

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.ingest.checks import IN_RANGE, TimeRange
 from pipeline.ingest.report import parquet
 from pipeline.ingest.staging import Build, load, write
 from pipeline.ingest.writing import write_parquet
@@ -36,16 +37,23 @@ def page_views(build: Build, wanted: str) -> None:
         write(build, f"SELECT {', '.join(f'NULL::{kind} AS {column}' for column, kind in columns)} LIMIT 0", path)
     else:
         selected = ", ".join(column for column, _ in columns)
-        query = f"SELECT {selected} FROM raw_rows JOIN {parquet(build.path('users'))} USING (uuid) ORDER BY {_ORDER}"
-        load(build, name, path, query, watchers=(counts,))
+        times = TimeRange(build, name)
+        dropping = build.config.timestamp_out_of_range == "drop"  # else there is nothing to leave out
+        inside = f"WHERE {IN_RANGE} " if dropping else ""
+        users = parquet(build.path("users"))
+        query = f"SELECT {selected} FROM raw_rows JOIN {users} USING (uuid) {inside}ORDER BY {_ORDER}"
+        load(build, name, path, query, watchers=(lambda batch: counts(times(batch)),))
+        times.note()
     write_parquet(build.path("document_views"), _DAYS, counts.batches())
-    kept = pq.read_metadata(path).num_rows
+    rows, kept = build.report.files[name]["rows"] if name else 0, pq.read_metadata(path).num_rows
+    if rows and not kept:
+        build.report.warn(f"{name}: none of its {rows} rows is of a user who has an event; expected most users")
     build.report.page_views = {
         "read": name or "none",
         "wanted": wanted,
-        "rows": counts.rows,
+        "rows": rows,
         "rows_of_users_with_events": kept,
-        "rows_left_out": counts.rows - kept,
+        "rows_left_out": rows - kept,
         **counts.times,
     }
 
@@ -73,7 +81,7 @@ def _file(build: Build, wanted: str) -> str | None:
 
 
 class DayCounts:
-    """Watches page views go by and counts them by document and day.
+    """Watches page views, whose times can be, go by and counts them by document and day.
 
     Memory grows with the pairs of document and day that occur, never with the rows: each batch is counted by itself,
     and what has been counted is added up, one range of pairs after the other, whenever half as much waits as is known.
@@ -82,7 +90,7 @@ class DayCounts:
     def __init__(self) -> None:
         self.rows = 0
         self._first, self._last = 0, 0
-        #: In order: (document_id << 16) + day + 32768, ascending, and how often each occurred.
+        #: In order: (document_id << 16) + day, ascending, and how often each occurred.
         self._known: list[tuple[Any, Any]] = [(np.empty(0, np.uint64), np.empty(0, np.int64))]
         self._waiting: list[tuple[Any, Any]] = []
         self._pairs = 0  # that wait
@@ -95,8 +103,7 @@ class DayCounts:
         self._first = min(first, self._first) if self.rows else first
         self._last = max(last, self._last) if self.rows else last
         self.rows += batch.num_rows
-        shift = 1 << (_DAY_BITS - 1)
-        day = (np.clip(time // DAY_MS, -shift, shift - 1) + shift).astype(np.uint64)
+        day = (time // DAY_MS).astype(np.uint64)
         document = batch.column("document_id").to_numpy().astype(np.uint64)
         keys, counts = np.unique((document << np.uint64(_DAY_BITS)) | day, return_counts=True)
         self._waiting.append((keys, counts.astype(np.uint32)))
@@ -117,7 +124,7 @@ class DayCounts:
         self._add_up()
         for keys, counts in self._known:
             document = (keys >> np.uint64(_DAY_BITS)).astype(np.uint32)
-            day = ((keys & np.uint64((1 << _DAY_BITS) - 1)).astype(np.int64) - (1 << (_DAY_BITS - 1))).astype(np.int16)
+            day = (keys & np.uint64((1 << _DAY_BITS) - 1)).astype(np.int16)
             yield pa.RecordBatch.from_arrays([pa.array(document), pa.array(day), pa.array(counts)], schema=_DAYS)
 
     def _add_up(self) -> None:

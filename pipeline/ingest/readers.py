@@ -8,6 +8,7 @@ takes twice as long. pyarrow takes any file object, so a zip is inflated on the 
 
 from __future__ import annotations
 
+import csv
 import queue
 import threading
 import zipfile
@@ -23,16 +24,17 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
+from pipeline.core.files import zip_members
 from pipeline.core.progress import bar
 from pipeline.ingest.batches import NULLS, Geography, arrow_schema, check_batch, to_schema
-from pipeline.schemas.raw import RawFile
+from pipeline.schemas.raw import RawColumn, RawFile
 
 #: Bytes of text that become one record batch.
 BLOCK_BYTES = 4 << 20
 BOM = b"\xef\xbb\xbf"
 _HEADER_BYTES = 1 << 16
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
-Watcher = Callable[[pa.RecordBatch], None]
+Watcher = Callable[[pa.RecordBatch], object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +46,20 @@ class RawInput:
     form: str
     byte_order_mark: bool = False
     carriage_returns: bool = False
-    quoted: bool = False  # the competition's files quote nothing; other writers may quote names and texts
+    empty: bool = False  # there is nothing below the header
+    columns: tuple[str, ...] = ()  # of the file, in its order; those that `spec` does not know are not read
+
+    @property
+    def unread(self) -> list[str]:
+        """The columns that are passed over."""
+        return [name for name in self.columns if name not in self.spec.header]
+
+    @property
+    def lines(self) -> RawFile:
+        """What each line of the CSV must hold: `spec` in the order of the file, and anything in columns of its own."""
+        known = {column.name: column for column in self.spec.columns}
+        others = {name: RawColumn(name=name, sql="VARCHAR", pattern=".*", optional=True) for name in self.unread}
+        return RawFile(name=self.spec.name, columns=tuple({**known, **others}[name] for name in self.columns))
 
     def text(self, stack: ExitStack) -> IO[bytes]:
         """The bytes of the CSV, from its first byte; InputError if the zip cannot be opened."""
@@ -56,8 +71,8 @@ class RawInput:
 def open_input(spec: RawFile, path: Path) -> RawInput:
     """Check that the file is there and that its header is right, without reading further.
 
-    Raises InputError: no such file, an unknown suffix, a damaged zip, an empty file, columns that are missing, unknown
-    or in another order.
+    Raises InputError: no such file, an unknown suffix, a damaged zip, an empty file, columns that are missing or there
+    twice.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected {spec.name} as .csv, .csv.zip or .parquet")
@@ -68,10 +83,11 @@ def open_input(spec: RawFile, path: Path) -> RawInput:
         raise InputError(f"{path}: expected a name that ends in .csv, .csv.zip or .parquet")
     if form == "parquet":
         with open_parquet(path) as file:
-            _check_columns(path, file.schema_arrow.names, spec, ordered=False)
-            if not file.metadata.num_rows:
-                raise InputError(f"{path}: the file has no rows; expected some")
-        return RawInput(spec=spec, path=path, form=form)
+            names, empty = file.schema_arrow.names, not file.metadata.num_rows
+        _check_columns(str(path), names, spec)
+        if empty and not spec.may_be_empty:
+            raise InputError(f"{path}: the file has no rows; expected some")
+        return RawInput(spec=spec, path=path, form=form, empty=empty, columns=tuple(names))
     source = RawInput(spec=spec, path=path, form=form)
     with ExitStack() as stack:
         try:
@@ -98,10 +114,10 @@ def _check_head(source: RawInput, head: bytes) -> RawInput:
     line, newline, rest = head.removeprefix(BOM).partition(b"\n")
     if not newline and len(head) == _HEADER_BYTES:
         raise InputError(f"{path}, line 1: expected the header {expected}, found a line of over {_HEADER_BYTES} bytes")
-    names = line.removesuffix(b"\r").decode("utf-8", "replace").split(",")
-    quoted = all(len(name) > 1 and name[0] == name[-1] == '"' for name in names)
-    _check_columns(path, [name[1:-1] for name in names] if quoted else names, spec, ordered=True)
-    if not rest.strip():
+    names = next(csv.reader([line.removesuffix(b"\r").decode("utf-8", "replace")]))
+    _check_columns(f"{path}, line 1", names, spec)
+    empty = not rest and len(head) < _HEADER_BYTES
+    if not spec.may_be_empty and not rest.strip():
         raise InputError(f"{path}: the file has a header but no rows below it")
     first_row = rest.partition(b"\n")[0]
     return RawInput(
@@ -110,32 +126,32 @@ def _check_head(source: RawInput, head: bytes) -> RawInput:
         form=source.form,
         byte_order_mark=head.startswith(BOM),
         carriage_returns=line.endswith(b"\r") or first_row.endswith(b"\r"),
-        quoted=quoted,
+        empty=empty,
+        columns=tuple(names),
     )
 
 
-def _check_columns(path: Path, names: list[str], spec: RawFile, *, ordered: bool) -> None:
-    """InputError unless the columns are the competition's (Parquet finds them by name, so their order is free)."""
-    where = f"{path}, line 1" if ordered else str(path)
-    expected, found = ", ".join(spec.header), ", ".join(names)
-    missing = [name for name in spec.header if name not in names]
-    unknown = [name for name in names if name not in spec.header]
-    if missing or unknown:
-        parts = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"unknown: {', '.join(unknown)}"] * bool(unknown)
-        raise InputError(f"{where}: expected the columns {expected}, found {found} ({'; '.join(parts)})")
-    if len(set(names)) < len(names) or (ordered and tuple(names) != spec.header):
-        raise InputError(f"{where}: expected the columns {expected} in this order, found {found}")
+def _check_columns(where: str, names: list[str], spec: RawFile) -> None:
+    """InputError unless each of the competition's columns is there once, wherever: they are found by name."""
+    wrong = {
+        "missing": [name for name in spec.header if name not in names],
+        "twice": [name for name in spec.header if names.count(name) > 1],
+    }
+    if any(wrong.values()):
+        wrong["unknown"] = [name for name in names if name not in spec.header]
+        parts = "; ".join(f"{what}: {', '.join(columns)}" for what, columns in wrong.items() if columns)
+        raise InputError(f"{where}: expected the columns {', '.join(spec.header)}, found {', '.join(names)} ({parts})")
 
 
 def _member(path: Path, stack: ExitStack) -> IO[bytes]:
     """The one CSV inside a zip, as a stream."""
     try:
         archive = stack.enter_context(zipfile.ZipFile(path))
-        names = [i.filename for i in archive.infolist() if not i.is_dir() and not i.filename.startswith("__MACOSX/")]
-        if len(names) != 1:
-            found = ", ".join(names[:5]) or "none"
+        members = zip_members(archive)
+        if len(members) != 1:
+            found = ", ".join(member.filename for member in members[:5]) or "none"
             raise InputError(f"{path}: expected one file in the zip, {path.name.removesuffix('.zip')}; found: {found}")
-        return stack.enter_context(archive.open(names[0]))
+        return stack.enter_context(archive.open(members[0]))
     except _DAMAGE as error:
         raise damaged(path, error) from None
 
@@ -218,13 +234,20 @@ class RawStream:
     def _csv_batches(self, stack: ExitStack) -> Iterator[pa.RecordBatch]:
         progress = stack.enter_context(bar(self.source.path.stat().st_size, self.source.path.name, unit="B"))
         text = self.source.text(stack)
+        if self.source.empty:  # pyarrow takes it for an error
+            return
         reader = pcsv.open_csv(
             text,
-            read_options=pcsv.ReadOptions(block_size=BLOCK_BYTES, column_names=self._raw.names, skip_rows=1),
-            # a blank line becomes a row of nulls, which its first column does not allow
-            parse_options=pcsv.ParseOptions(quote_char='"' if self.source.quoted else False, ignore_empty_lines=False),
+            read_options=pcsv.ReadOptions(block_size=BLOCK_BYTES, column_names=self.source.columns, skip_rows=1),
+            # The competition's files quote nothing, but other writers put quotes round texts, or round what needs them,
+            # whether they quote the header or not. A blank line becomes a row of nulls, which its first column does
+            # not allow.
+            parse_options=pcsv.ParseOptions(quote_char='"', ignore_empty_lines=False),
             convert_options=pcsv.ConvertOptions(
-                column_types=self._raw, null_values=list(NULLS), strings_can_be_null=True
+                column_types=self._raw,
+                include_columns=self._raw.names,
+                null_values=list(NULLS),
+                strings_can_be_null=True,
             ),
         )
         for batch in reader:

@@ -51,6 +51,7 @@ class Report:
     files: dict[str, Any] = field(default_factory=dict)
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     duplicates: dict[str, int] = field(default_factory=dict)
+    displays: dict[str, dict[str, Any]] = field(default_factory=dict)
     page_views: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -66,6 +67,10 @@ class Report:
         if stream.geography is not None:
             self.dirt(name, "geo_location is --", stream.geography.nowhere, [])
             self.dirt(name, "geo_location has over three parts", stream.geography.odd, stream.geography.examples)
+        if source.empty:
+            self.warn(f"{source.path.name}: has no rows; what they would tell is unknown")
+        if source.unread:
+            self.warn(f"{source.path.name}: has columns that are not read: {', '.join(source.unread)}")
         if source.byte_order_mark:
             self.warn(f"{source.path.name}: begins with a byte order mark, which was passed over")
         if source.carriage_returns:
@@ -93,8 +98,7 @@ class Report:
             self.warn(f"events: {events['outside_of_the_days']} rows have a timestamp outside of the {DAYS} days")
         duplicates = {name: _duplicates(engine, tables[name], keys) for name, keys in _COUNTED_KEYS.items()}
         orphans = _orphans(engine, tables)
-        displays = {name: _displays(engine, tables[name]) for name in ("clicks_train", "clicks_test")}
-        self._warn_of_gaps(orphans, displays["clicks_test"]["displays"])
+        self._warn_of_gaps(orphans, self.displays["clicks_test"]["displays"])
         return {
             "files": self.files,
             "tables": {name: engine.sql(f"SELECT count(*) FROM {table}")[0][0] for name, table in tables.items()},
@@ -103,7 +107,7 @@ class Report:
             "orphans": orphans,
             "events": events,
             "page_views": self.page_views,
-            "displays": displays,
+            "displays": self.displays,
             "warnings": self.warnings,
         }
 
@@ -158,11 +162,3 @@ def _events(engine: DuckDBEngine, table: str) -> dict[str, Any]:
         "outside_of_the_days": outside,
         "users": users,
     }
-
-
-def _displays(engine: DuckDBEngine, table: str) -> dict[str, Any]:
-    displays, rows, least, most = engine.sql(
-        "SELECT count(*), sum(ads)::BIGINT, min(ads), max(ads) FROM "
-        f"(SELECT count(*) AS ads FROM {table} GROUP BY display_id)"
-    )[0]
-    return {"displays": displays, "ads_min": least, "ads_mean": round(rows / displays, 4), "ads_max": most}

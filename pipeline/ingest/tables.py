@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.ingest.checks import check_apart, check_clicks, check_duplicates
+from pipeline.ingest.checks import IN_RANGE, TimeRange, check_apart, check_clicks, check_duplicates, check_lengths
 from pipeline.ingest.page_views import page_views
 from pipeline.ingest.report import NO_DATE, parquet
 from pipeline.ingest.staging import Build, ClickCount, finish, load, stage, write
@@ -22,6 +22,8 @@ def build_tables(build: Build, wanted_views: str) -> None:
     """Write all tables; page_views, the long one, last, so that an error elsewhere shows early."""
     clicks_train(build)
     clicks_test(build)
+    for name in ("clicks_train", "clicks_test"):
+        check_lengths(build, name)
     events(build)
     promoted_content(build)
     documents_meta(build)
@@ -51,7 +53,11 @@ def clicks_test(build: Build) -> None:
 
 def events(build: Build) -> None:
     """Events, and the users that they name."""
-    staged = stage(build, "events", "display_id", scratch=True)
+    times = TimeRange(build, "events")
+    staged = stage(build, "events", "display_id", watchers=(times,), scratch=True)
+    times.note()
+    if times.outside:
+        build.engine.sql(f"INSERT INTO dropped SELECT row FROM {staged.all_rows} WHERE NOT {IN_RANGE}")
     check_duplicates(build, staged, "duplicate_event", best="timestamp")
     rows = staged.rows(build.engine)
     in_order = f"SELECT DISTINCT uuid FROM {rows} ORDER BY uuid"  # numbered as they stream by: sorted but once

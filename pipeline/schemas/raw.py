@@ -10,6 +10,12 @@ from dataclasses import dataclass, field
 #: Days are counted from 04:00 UTC, the start of 14 June 2016; `timestamp` is milliseconds after this epoch (ms).
 EPOCH_MS = 1_465_876_799_998
 DAY_MS = 86_400_000
+#: Times from this day on are none of the competition's, which has 15 days: likely they count from another epoch, or in
+#: another unit. What follows the tables relies on it: a day fits into an int8, and `trends`, whose weights grow to
+#: 2^(day / 3 + 10), can add up all displays in an int64.
+MOST_DAYS = 40
+#: How many ads a display may have (the competition's have 2 to 12): `impressions` count them in a byte.
+MOST_ADS = 255
 
 _ID = r"[0-9]{1,10}"
 _CONFIDENCE = r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?"
@@ -42,11 +48,15 @@ def _text(name: str, *, optional: bool = False) -> RawColumn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawFile:
-    """A file of the competition: NAME.csv, NAME.csv.zip or NAME.parquet. required: no run can do without it."""
+    """A file of the competition: NAME.csv, NAME.csv.zip or NAME.parquet.
+
+    required: no run can do without it. may_be_empty: it may have no rows, since a run can do without what they say.
+    """
 
     name: str
     columns: tuple[RawColumn, ...] = field(repr=False)
     required: bool = True
+    may_be_empty: bool = False
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -84,8 +94,8 @@ _FILES = (
         name="events",
         columns=(_id("display_id"), _text("uuid"), _id("document_id"), _TIMESTAMP, _PLATFORM, _GEO),
     ),
-    RawFile(name="page_views", columns=_VIEWS, required=False),
-    RawFile(name="page_views_sample", columns=_VIEWS, required=False),
+    RawFile(name="page_views", columns=_VIEWS, required=False, may_be_empty=True),
+    RawFile(name="page_views_sample", columns=_VIEWS, required=False, may_be_empty=True),
     RawFile(
         name="promoted_content",
         columns=(_id("ad_id"), _id("document_id"), _id("campaign_id"), _id("advertiser_id")),
@@ -99,9 +109,9 @@ _FILES = (
             _text("publish_time", optional=True),
         ),
     ),
-    RawFile(name="documents_categories", columns=(_id("document_id"), _id("category_id"), _SCORE)),
-    RawFile(name="documents_topics", columns=(_id("document_id"), _id("topic_id"), _SCORE)),
-    RawFile(name="documents_entities", columns=(_id("document_id"), _text("entity_id"), _SCORE)),
+    RawFile(name="documents_categories", columns=(_id("document_id"), _id("category_id"), _SCORE), may_be_empty=True),
+    RawFile(name="documents_topics", columns=(_id("document_id"), _id("topic_id"), _SCORE), may_be_empty=True),
+    RawFile(name="documents_entities", columns=(_id("document_id"), _text("entity_id"), _SCORE), may_be_empty=True),
     RawFile(name="sample_submission", columns=(_id("display_id"), _text("ad_id")), required=False),
 )
 

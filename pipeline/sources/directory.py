@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.core.errors import InputError
+from pipeline.core.files import zip_members
 from pipeline.core.progress import log
 from pipeline.sources.base import PageViews, find_files, wanted
 
@@ -83,16 +84,16 @@ def check_file(path: Path, name: str) -> None:
 
 
 def check_zip(path: Path, name: str) -> None:
-    """InputError unless the zip is whole and holds exactly one member, NAME.csv.
+    """InputError unless the zip is whole and holds exactly one file (of `zip_members`), NAME.csv, in whatever folder.
 
     It reads the central directory (at the file's end) and the member's first bytes, so it costs the same for any size.
     The checksum of the member's data is left to the reader that streams it.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
+            members = zip_members(archive)
             names = ", ".join(member.filename for member in members[:5]) or "nothing"
-            if len(members) != 1 or members[0].filename != f"{name}.csv":
+            if len(members) != 1 or Path(members[0].filename).name != f"{name}.csv":
                 raise InputError(f"{path}: expected one member, {name}.csv; found {names}; zip that file alone")
             member = members[0]
             if member.flag_bits & _ENCRYPTED:

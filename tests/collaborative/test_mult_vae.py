@@ -82,6 +82,14 @@ def test_the_divergence_against_draws() -> None:
     torch.testing.assert_close(gaussian_kl(mu, log_variance), expected)
 
 
+def test_a_single_user_on_the_first_night(viewed: Viewed, attributes: Attributes) -> None:
+    alone = Viewed(viewed.user[:8], viewed.document[:8], viewed.day[:8])
+    mornings = fit_tastes(alone, attributes, CONFIG)
+    assert len(mornings) == len(set(alone.day.tolist()))
+    for tastes in mornings.values():
+        assert np.isfinite(tastes.axes).all()
+
+
 def tastes_of(model: MultVAE) -> Tastes:
     return Tastes.of(model, np.arange(1.0, 11.0), np.eye(3, dtype=np.float32))
 

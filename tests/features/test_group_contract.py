@@ -11,6 +11,7 @@ import ibis
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
@@ -302,6 +303,23 @@ def test_page_views_after_the_end_of_train_change_nothing(
     assert until is not None
     cut = views_before(tables, tmp_path / "tables", until)
     assert content(compute(name, "cut", tables=cut)) == content(features["validation"] / name)
+
+
+#: Groups that add up what documents are about; others do it as one of these.
+ABOUT = ("interests", "affinity", "views", "mf")
+
+
+@pytest.mark.parametrize("name", ABOUT)
+def test_what_documents_are_about_counts_once_however_often_it_is_said(
+    tables: Path, features: dict[str, Path], compute: Compute, tmp_path: Path, name: str
+) -> None:
+    again = shutil.copytree(tables, tmp_path / "tables")
+    for file in ("documents_topics", "documents_categories", "documents_entities"):
+        table = pq.read_table(again / f"{file}.parquet")
+        half = pc.multiply(table["confidence_level"], pa.scalar(0.5, pa.float32()))
+        less = table.set_column(2, "confidence_level", half)  # said with less confidence, and with the same
+        pq.write_table(pa.concat_tables([table, less, table.slice(0, table.num_rows // 2)]), again / f"{file}.parquet")
+    assert content(compute(name, "again", tables=again)) == content(features["validation"] / name)
 
 
 def views_before(tables: Path, copy: Path, time: int) -> Path:

@@ -9,12 +9,20 @@ from typing import Any
 
 import pytest
 
+from pipeline.features import trends
+from pipeline.features.smoothing import UNITS
+from pipeline.schemas.raw import MOST_DAYS
 from tests.rates_reference import KEYS
 
 DAY_MS = 86_400_000
 PERIODS = {"day": DAY_MS, "hour": DAY_MS // 24}
 RATE = 0.1936
 Rows = list[dict[str, Any]]
+
+
+def test_weights_of_all_days_that_can_be_add_up_in_an_int64() -> None:
+    """Whatever a key's shows are: no key has more than all displays of the competition, each of which counts UNITS."""
+    assert trends._FIRST_WEIGHT * 2 ** ((MOST_DAYS - 1) / trends._HALF_LIFE) * 23_120_126 * UNITS < 2**63
 
 
 class Trend:

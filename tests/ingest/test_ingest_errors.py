@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import threading
 import zipfile
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
@@ -52,7 +54,7 @@ VALUES = [
     ("clicks_train", "2,12,0\n", "2,12,0\n\n", 6, "expected 3 fields (display_id,ad_id,clicked), found 1: nothing"),
     ("clicks_test", ",10", ",4294967296", 2, 'ad_id must be a whole number of at most 4294967295, found "4294967296"'),
     ("clicks_test", "5,11", "5,1.5", 4, 'ad_id must be a whole number, found "1.5"'),
-    ("clicks_test", "5,11", '5,"11"', 4, 'ad_id must be a whole number, found ""11""'),
+    ("clicks_test", "5,11", '5,"x"', 4, 'ad_id must be a whole number, found "x"'),
     ("clicks_test", "4,10", ",10", 2, "display_id must be a whole number, found nothing"),
     ("page_views", "EU,3", "EU,4", 4, 'traffic_source must be 1 (internal), 2 (search) or 3 (social), found "4"'),
     ("page_views", "EU,3", "EU,", 4, "traffic_source must be 1 (internal), 2 (search) or 3 (social), found nothing"),
@@ -83,6 +85,26 @@ def test_wrong_value_in_quotes(world: World) -> None:
     assert failure(world) == 'events.csv, line 5: document_id must be a whole number, found "x"'
     world.change("events", '"4","aa","x"', '"4","aa,102')
     assert failure(world).startswith("events.csv, line 5: expected quotes around whole values, found")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_wrong_value_beside_columns_of_other_writers(world: World, zipped: bool) -> None:
+    world.text["clicks_test"] = "when,ad_id,display_id\nnoon,10,4\n,13,4\n\\N,x,5\n"
+    if zipped:
+        world.zip("clicks_test")
+    assert failure(world).endswith('line 4: ad_id must be a whole number, found "x"')
+    world.text["clicks_test"] = "when,ad_id,display_id\nnoon,10,4\n13,4\n"
+    if zipped:
+        world.zip("clicks_test")
+    assert failure(world).endswith('line 3: expected 3 fields (when,ad_id,display_id), found 2: "13,4"')
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_quote_that_is_never_closed(world: World, zipped: bool) -> None:
+    world.change("events", "3,bb", '3,"bb')
+    if zipped:
+        world.zip("events")
+    assert "line 4: expected quotes around whole values, found" in failure(world)
 
 
 @pytest.mark.parametrize("stop_at", [5, 250_000])
@@ -143,10 +165,10 @@ def test_wrong_parquet_row(world: World, row: int, column: str, value: Any) -> N
 
 @pytest.mark.parametrize(("header", "message"), [
     ("display_id,ad_id", "missing: clicked"),
-    ("display_id,ad_id,clicked,when", "unknown: when"),
+    ("display_id,ad_id,ad_id", "missing: clicked; twice: ad_id"),
     ("display_id,ad,clicked", "missing: ad_id; unknown: ad"),
-    ("ad_id,display_id,clicked", "in this order, found ad_id, display_id, clicked"),
-    ('"display_id",ad_id,clicked', "missing: display_id"),
+    ("display_id,ad_id,clicked,ad_id", "found display_id, ad_id, clicked, ad_id (twice: ad_id)"),
+    ('"display_id,ad_id,clicked', "missing: display_id"),
     ("1,10,0", "missing: display_id, ad_id, clicked"),
 ])  # fmt: skip
 def test_wrong_header(world: World, header: str, message: str) -> None:
@@ -169,9 +191,15 @@ def test_empty(world: World, text: str, message: str, zipped: bool) -> None:
     assert "clicks_test.csv" in found
 
 
+@pytest.mark.parametrize("name", ["clicks_train", "events", "promoted_content", "documents_meta"])
+def test_no_run_can_do_without_the_rows_of(world: World, name: str) -> None:
+    world.text[name] = str(world.text[name]).partition("\n")[0] + "\n"
+    assert failure(world) == f"{world.raw}/{name}.csv: the file has a header but no rows below it"
+
+
 def test_parquet_columns(world: World) -> None:
-    world.parquet("clicks_test", pa.table({"display_id": [4], "ad_id": [10], "when": [1]}))
-    assert "unknown: when" in failure(world)
+    world.parquet("clicks_test", pa.table({"display_id": [4], "ad": [10]}))
+    assert "missing: ad_id; unknown: ad" in failure(world)
     world.parquet("clicks_test", pa.table({"display_id": pa.array([], "int64"), "ad_id": pa.array([], "int64")}))
     assert "no rows" in failure(world)
     world.paths["clicks_test"].write_bytes(b"PAR1 and no more")
@@ -208,7 +236,8 @@ def test_damaged_zip(world: World, at: str) -> None:
 def test_zip_members(world: World) -> None:
     path = world.zip("clicks_test")
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("__MACOSX/._clicks_test.csv", "")
+        archive.writestr("__MACOSX/data/._clicks_test.csv", "")
+        archive.writestr("data/.DS_Store", "")
     world.run()
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("other.csv", "")
@@ -228,6 +257,8 @@ POLICIES = [
     ("clicks_train", "2,12,0", "2,10,0", 5, "duplicate_impression", "display_id 2, ad_id 10 is there already, in", 1),
     ("clicks_test", "5,12", "5,12\n4,10", 6, "duplicate_impression", "display_id 4, ad_id 10 is there already, in", 1),
     ("events", "3,bb", "2,bb", 4, "duplicate_event", "display_id 2 is there already, in line 3", 1),
+    ("events", ",86400000", ",1465963199998", 4, "timestamp_out_of_range", "timestamp must be milliseconds after", 1),
+    ("events", ",86400000", ",-1", 4, "timestamp_out_of_range", "timestamp must be milliseconds after", 1),
     ("promoted_content", "13,200", "10,999", 5, "duplicate_key", "ad_id 10 is there already, in line 2", 1),
     ("documents_meta", "102,3", "200,3", 7, "duplicate_key", "document_id 200 is there already, in line 2", 1),
 ]  # fmt: skip
@@ -247,6 +278,29 @@ def test_policy(world: World, case: tuple[str, str, str, int, str, str, int]) ->
     assert report["warnings"][0].startswith(f"{name}.csv, line {line}: {message}")
     added = new.count("\n") - old.count("\n")
     assert report["tables"][name] == before + added - rows == len(world.table(name))
+
+
+@pytest.mark.parametrize("time", ["-1", "3456000000", "1465876800001"])
+@pytest.mark.parametrize("form", ["csv", "zip", "parquet"])
+def test_page_view_out_of_time(world: World, time: str, form: str) -> None:
+    world.change("page_views", "cc,100,3,", f"cc,100,{time},")
+    if form == "zip":
+        world.zip("page_views")
+    elif form == "parquet":
+        world.parquet("page_views", pcsv.read_csv(io.BytesIO(world.data("page_views"))))
+    place = {"csv": "csv, line 4", "zip": "csv.zip, line 4", "parquet": "parquet, row 3"}[form]
+    assert failure(world) == (
+        f"page_views.{place}: timestamp must be milliseconds after 1465876799998 (14 June 2016), from 0 to 3455999999 "
+        f"(40 days), found {time}; ingest.timestamp_out_of_range: drop leaves such rows out"
+    )
+
+
+def test_no_time_that_can_be(world: World) -> None:
+    text = str(world.text["events"])
+    for time in (",61,", ",81,", ",86400000,", ",950400000,", ",1209599999,"):
+        text = text.replace(time, ",-7,")
+    world.text["events"] = text
+    assert "no row is left" in failure(world, timestamp_out_of_range="drop")
 
 
 def test_cut_display_is_the_last_of_the_file(world: World) -> None:
@@ -281,6 +335,20 @@ def test_display_in_train_and_test(world: World) -> None:
     world.change("clicks_test", "5,11", "2,11")
     assert failure(world) == (
         "clicks_test.csv, line 4: display 2 is in clicks_train too; expected it in one of the two files"
+    )
+
+
+@pytest.mark.parametrize("name", ["clicks_train", "clicks_test"])
+def test_too_many_ads(world: World, name: str) -> None:
+    row = "9,{},0\n" if name == "clicks_train" else "9,{}\n"
+    click = "9,999,1\n" if name == "clicks_train" else "9,999\n"
+    many = click + "".join(row.format(ad) for ad in range(254))
+    world.text[name] = str(world.text[name]) + many
+    assert world.run()["displays"][name]["ads_max"] == 255
+    world.out.rename(world.folder / "kept")
+    world.text[name] = str(world.text[name]) + row.format(254)
+    assert failure(world) == (
+        f"{world.raw}/{name}.csv: display 9 has 256 ads; expected at most 255; the competition's have 2 to 12"
     )
 
 

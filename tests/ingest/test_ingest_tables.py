@@ -19,7 +19,7 @@ from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.ingest import page_views
 from pipeline.ingest.staging import ClickCount
-from pipeline.schemas.raw import DAY_MS, EPOCH_MS
+from pipeline.schemas.raw import DAY_MS, EPOCH_MS, MOST_DAYS, RAW_FILES
 from pipeline.schemas.tables import TABLES
 from pipeline.stages.ingest import main
 
@@ -188,11 +188,29 @@ def test_neither_threads_nor_memory_change_a_byte(world: World, threads: int, me
     assert hashes(world.out) == first
 
 
-def test_views_outside_of_the_days_are_counted_too(world: World) -> None:
+def test_the_last_time_that_can_be(world: World) -> None:
+    last = MOST_DAYS * DAY_MS - 1
+    world.change("page_views", "cc,100,3,", f"cc,100,{last},")
+    world.change("events", "1,cc,100,61,", f"1,cc,100,{last},")
+    report = world.run()
+    assert world.table("document_views") == [(100, 0, 1), (100, MOST_DAYS - 1, 1), (101, 0, 1)]
+    assert world.table("events")[0][:4] == (1, 2, 100, last)
+    assert report["events"]["outside_of_the_days"] == 1
+
+
+def test_dropped_times(world: World) -> None:
     world.change("page_views", "zz,100,5,", "zz,100,-5,")
-    world.change("page_views", "cc,100,3,", "cc,100,999999999999999999,")
-    world.run()
-    assert world.table("document_views") == [(100, -1, 1), (100, 32767, 1), (101, 0, 1)]
+    world.change("page_views", "cc,100,3,", "cc,100,1465876800001,")
+    world.change("events", "4,aa,102,950400000", "2,aa,102,-1")  # of two rows of a display the one that can be is kept
+    world.change("events", "1209599999", f"{MOST_DAYS * DAY_MS}")
+    report = world.run(timestamp_out_of_range="drop")
+    assert report["dropped"] == {"timestamp_out_of_range": {"rows": 4}}
+    assert [row[:4] for row in world.table("events")] == [(1, 2, 100, 61), (2, 0, 101, 81), (3, 1, 100, DAY_MS)]
+    assert world.table("users") == [(0, "aa"), (1, "bb"), (2, "cc")]
+    assert world.table("document_views") == [(101, 0, 1)]
+    assert len(world.table("page_views")) == 1
+    found = {name: report["page_views"][name] for name in ("rows", "rows_left_out", "first_timestamp")}
+    assert found == {"rows": 3, "rows_left_out": 2, "first_timestamp": 7}
 
 
 @pytest.mark.parametrize("name", ["events", "page_views", "clicks_train"])
@@ -212,20 +230,76 @@ def test_line_ends_and_byte_order_mark(world: World, name: str) -> None:
         assert [warning in w for w in warnings_of(report)] == [True] * bool(warning)
 
 
-@pytest.mark.parametrize("name", ["events", "documents_entities", "clicks_train"])
-@pytest.mark.parametrize("rows", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL], ids=["all", "names alone"])
-def test_quotes(world: World, name: str, rows: Literal[0, 1]) -> None:
+@pytest.mark.parametrize("name", ["events", "page_views", "documents_entities", "clicks_train"])
+@pytest.mark.parametrize("zipped", [False, True], ids=["csv", "zip"])
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [(csv.QUOTE_ALL, csv.QUOTE_ALL), (csv.QUOTE_ALL, csv.QUOTE_MINIMAL), (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)],
+    ids=["all", "names alone", "values alone"],
+)
+def test_quotes(world: World, name: str, zipped: bool, header: Literal[0, 1], rows: Literal[0, 1]) -> None:
     """The competition's files have none, but many writers put them around names and texts."""
     world.run()
     plain = world.table(name)
     lines = [line.split(",") for line in str(world.text[name]).splitlines()]
     text = io.StringIO()
-    csv.writer(text, quoting=csv.QUOTE_ALL).writerow(lines[0])
+    csv.writer(text, quoting=header).writerow(lines[0])
     csv.writer(text, quoting=rows, lineterminator="\n").writerows(lines[1:])
     world.text[name] = text.getvalue().replace("\r\n", "\n")
+    if zipped:
+        world.zip(name)
     report = world.run()
     assert world.table(name) == plain
     assert warnings_of(report) == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", sorted(RAW_FILES.keys() - {"page_views_sample"}))
+def test_columns_are_found_by_name(world: World, name: str, form: str) -> None:
+    """Beside them an index without a name, as pandas writes it."""
+    world.run()
+    plain = hashes(world.out)
+    lines = [line.split(",") for line in str(world.text[name]).splitlines()]
+    own = [["", "when"], *(["\u00fc", str(i)] for i in range(len(lines) - 1))]
+    world.text[name] = "".join(",".join([a, *line[::-1], b]) + "\n" for (a, b), line in zip(own, lines, strict=True))
+    if form != "csv":
+        (world.zip if form == "csv.zip" else lambda n: as_parquet(world, n))(name)
+    report = world.run()
+    assert hashes(world.out) == plain
+    assert warnings_of(report) == [f"{name}.{form}: has columns that are not read: , when"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "name", ["documents_categories", "documents_topics", "documents_entities", "page_views", "page_views_sample"]
+)
+def test_a_file_without_rows_is_an_empty_table(world: World, name: str, form: str) -> None:
+    if name == "page_views_sample":
+        world.text[name] = world.text.pop("page_views")
+        world.page_views = "sample"
+    header = str(world.text[name]).partition("\n")[0]
+    world.text[name] = header + "\r\n" * (form == "csv")
+    if form == "csv.zip":
+        world.zip(name)
+    elif form == "parquet":
+        world.parquet(name, pa.table({column: pa.array([], pa.string()) for column in header.split(",")}))
+    report = world.run()
+    assert report["files"][name] == {"form": form, "rows": 0, "nulls": dict.fromkeys(header.split(","), 0)}
+    assert f"{name}.{form}: has no rows; what they would tell is unknown" in warnings_of(report)
+    table = "page_views" if name == "page_views_sample" else name
+    assert world.table(table) == []
+    with DuckDBEngine(RuntimeConfig(temp_directory=str(world.folder / "tmp"))) as engine:
+        found = engine.sql(f"DESCRIBE FROM '{world.out / table}.parquet'")
+    assert {row[0]: row[1] for row in found} == TABLES[table]
+
+
+def test_page_views_of_nobody_are_told(world: World) -> None:
+    assert warnings_of(world.run()) == []
+    header = str(world.text["page_views"]).partition("\n")[0]
+    world.text["page_views"] = f"{header}\nzz,100,5,1,GB>H9,1\n"
+    assert warnings_of(world.run()) == [
+        "page_views: none of its 1 rows is of a user who has an event; expected most users"
+    ]
 
 
 def test_page_views_fall_back(world: World) -> None:

@@ -122,7 +122,7 @@ DAMAGED: dict[str, tuple[str, bytes, str]] = {
         zip_of(("train.csv", CSV)),
         "expected one member, clicks_train.csv; found train.csv",
     ),
-    "member in a folder": (".csv.zip", zip_of((f"data/{NAME}.csv", CSV)), f"found data/{NAME}.csv"),
+    "another member in a folder": (".csv.zip", zip_of((f"{NAME}/train.csv", CSV)), f"found {NAME}/train.csv"),
     "two members": (".csv.zip", zip_of((f"{NAME}.csv", CSV), ("b.csv", CSV)), f"found {NAME}.csv, b.csv"),
     "empty member": (".csv.zip", zip_of((f"{NAME}.csv", b"")), f"{NAME}.csv in it is empty"),
     "zip called CSV": (".csv", GOOD, f"is a zip, not a CSV; rename it to {NAME}.csv.zip"),
@@ -142,6 +142,13 @@ def test_damaged_files_are_told_with_their_path(case: str, folder: Path) -> None
         DirectorySource(folder, "full").prepare()
     assert str(caught.value).startswith(f"{path}: ")
     assert state(folder) == before
+
+
+def test_a_zip_made_on_a_mac(folder: Path) -> None:
+    (folder / f"{NAME}.csv").unlink()
+    members = ("data/", b""), (f"data/{NAME}.csv", CSV), (f"__MACOSX/data/._{NAME}.csv", b"x"), ("data/.DS_Store", b"x")
+    (folder / f"{NAME}.csv.zip").write_bytes(zip_of(*members))
+    assert DirectorySource(folder, "none").prepare()[NAME].name == f"{NAME}.csv.zip"
 
 
 def test_an_encrypted_zip_is_told(folder: Path) -> None:
