@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,7 @@ def _bags(source: _Source, batch: Batch, display_of: Tensor) -> tuple[Tensor, Te
 def _crossed(batch: Batch, codes: list[Tensor], bags: list[tuple[Tensor, Tensor, Tensor]]) -> Batch:
     """The batch as the crosses' table reads it: fields of impressions alone. What is read counts for the batch."""
     like = batch.impression
-    ends = torch.tensor([0, *(len(values) for values, _, _ in bags)], device=batch.starts.device).cumsum(0)
+    ends = accumulate((len(values) for values, _, _ in bags), initial=0)
     offsets = [
         end + torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         for end, (_, _, lengths) in zip(ends, bags, strict=False)

@@ -40,6 +40,7 @@ from pipeline.nn import (
     training,
 )
 from pipeline.nn.batches import Batch, Inputs
+from pipeline.nn.dropout import bounded
 from pipeline.nn.network import Network
 from pipeline.nn.training import NetworkTrainer, TrainingConfig, device_of, predict
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
@@ -83,7 +84,7 @@ class NetworkModel:
         self.fields: list[Field] = []
 
     def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
-        torch.manual_seed(self.config.seed)
+        torch.manual_seed(bounded(self.config.seed))
         self.runtime, self.fields = (
             options.runtime,
             encoded.select(self.config.groups, self.config.fields, self.config.scopes),
