@@ -48,6 +48,7 @@ class DKTConfig:
             check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
         check(self.length >= 2, f"length: must be 2 or more, found {self.length}")
         check(self.learning_rate > 0, f"learning_rate: must be above 0, found {self.learning_rate}")
+        check(0 <= self.seed < 1 << 64, f"seed: must be from 0 to below 2^64, found {self.seed}")
 
 
 class Tracer(nn.Module):

@@ -50,6 +50,7 @@ class FactorConfig:
         check(self.alpha > 0, f"alpha: must be above 0, found {self.alpha}")
         check(self.reg > 0, f"reg: must be above 0, found {self.reg}")
         check(self.sweeps >= 1, f"sweeps: must be 1 or more, found {self.sweeps}")
+        check(self.seed >= 0, f"seed: must be 0 or more, found {self.seed}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class VAEConfig:
         check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
         check(self.beta >= 0, f"beta: must be 0 or more, found {self.beta}")
         check(self.learning_rate > 0, f"learning_rate: must be above 0, found {self.learning_rate}")
+        check(0 <= self.seed < 1 << 64, f"seed: must be from 0 to below 2^64, found {self.seed}")
 
 
 class MultVAE(nn.Module):
