@@ -298,7 +298,6 @@ def test_embeddings_that_the_loss_feels_most_are_kept(inputs: Inputs) -> None:
     squares = torch.rand_like(network.embed.weight) ** 4
     squares[:3] = 0
     network.turn(squares)
-    network.embed.weight[0, 1] = 0.0  # something was pruned: it is not turned again
     before = network.embed.weight.clone()
     assert network.prune(1.0, squares)
     assert torch.equal(network.embed.weight[:, 0], before[:, 0])
@@ -306,6 +305,21 @@ def test_embeddings_that_the_loss_feels_most_are_kept(inputs: Inputs) -> None:
     assert felt[kept].min() > felt[~kept].max()
     assert before[:, 1:][kept].abs().min() < before[:, 1:][~kept].abs().max(), "not simply the largest"
     assert not kept[:3].any(), "what was never read goes first"
+
+
+def test_embeddings_are_turned_once(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before they are pruned for the first time, even if one is 0 by chance; never again, also after a restart."""
+    turns, turn = [], deeplight.DeepLight.turn
+    monkeypatch.setattr(deeplight.DeepLight, "turn", lambda network, squares: (turns.append(1), turn(network, squares)))
+    first, restarted = (deeplight.DeepLight(inputs, deeplight.Config(epochs=1)) for _ in range(2))
+    first.embed.weight[0, 1] = 0.0
+    squares = torch.rand_like(first.embed.weight)
+    for epoch in (0.1, 0.2, 0.3):
+        first.prune(epoch, squares)
+        assert len(turns) == (epoch > 0.15)
+    restarted.load_state_dict(first.state_dict())
+    restarted.prune(0.4, squares)
+    assert len(turns) == 1
 
 
 def test_units_that_nothing_reads_are_not_computed(world: Encoded, inputs: Inputs) -> None:
