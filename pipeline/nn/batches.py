@@ -6,7 +6,7 @@ the former need be computed only once for each display, which has 5 ads on avera
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -40,10 +40,12 @@ class Side:
 class Inputs:
     """The fields that a network reads. In the fused table those of displays come first, and bags after ids.
 
-    embedded: how many fields have embeddings. numeric: how many are numbers.
+    embedded: how many fields have embeddings. numeric: how many are numbers. hidden: names of fields that could be
+    read, but for `leaks: false`.
     """
 
-    def __init__(self, fields: Sequence[Field]) -> None:
+    def __init__(self, fields: Sequence[Field], hidden: Collection[str] = ()) -> None:
+        self.hidden = frozenset(hidden)
         self.display, self.impression = Side(fields, "display"), Side(fields, "impression")
         first_ids, self.table_size = fuse([*self.display.embedded, *self.impression.embedded])
         self.display.first_ids, self.impression.first_ids = np.split(first_ids, [len(self.display.embedded)])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import ParameterError
+from pipeline.core.progress import log
 from pipeline.nn.batches import Batch, Inputs, Values
 from pipeline.nn.layers import FieldEmbedding
 from pipeline.schemas.encoded import Field
@@ -74,6 +75,14 @@ class Crosses(nn.Module):
         """Ids in the table: a multiplicative hash of both values. (n,), (n,) -> (n,) int32"""
         mixed = (a.long() * _MULTIPLIER % (1 << 31)) ^ b.long()
         return ((mixed * _MULTIPLIER >> 12) % (1 << self.bits) + region).int()
+
+
+def not_hidden(inputs: Inputs, crosses: Sequence[str]) -> list[str]:
+    """The crosses without those of a field that `leaks: false` hides, which the log tells."""
+    hidden = [text for text in crosses if inputs.hidden.intersection(text.split(" x "))]
+    for text in hidden:
+        log.info("crosses: %s is left out, since it knows of the future", text)
+    return [text for text in crosses if text not in hidden]
 
 
 def _sources(inputs: Inputs) -> dict[str, _Source]:

@@ -198,6 +198,28 @@ def test_crosses_that_make_no_sense(inputs: Inputs, crosses: tuple[str, ...], me
         Crosses(inputs, crosses, 4)
 
 
+@pytest.mark.parametrize("crosses", [(), ("page x ad",)])
+def test_crosses_of_hidden_fields_are_left_out(
+    tmp_path: Path, runtime: RuntimeConfig, caplog: pytest.LogCaptureFixture, crosses: tuple[str, ...]
+) -> None:
+    """As if they had not been named; also by a model that was saved and loaded."""
+    displays = mixed(np.random.default_rng(0), 60)
+    encoded = write_encoded(tmp_path / "encoded", MIXED, displays, displays, hidden=("leak",))
+    found = []
+    for named in (crosses, ("leak x ad", *crosses, "page x leak")):
+        config = wide_deep.Config(crosses=named, cross_bits=5, hidden=(), epochs=2, batch_displays=16)
+        model = wide_deep.build(config)
+        with caplog.at_level("INFO", "pipeline"):
+            model.fit(encoded, FitOptions(runtime=runtime))
+        found.append(model.predict(encoded.part("target")))
+    np.testing.assert_array_equal(found[0], found[1])
+    model.save(tmp_path)
+    loaded = wide_deep.build(config)
+    loaded.load(tmp_path)
+    np.testing.assert_array_equal(loaded.predict(encoded.part("target")), found[1])
+    assert "crosses: page x leak is left out, since it knows of the future" in caplog.messages
+
+
 def test_a_cross_is_learned_that_lr_cannot_see(tmp_path: Path, runtime: RuntimeConfig) -> None:
     """The click is the ad whose number equals the page's, which no single field tells."""
     random = np.random.default_rng(0)
