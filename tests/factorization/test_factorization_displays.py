@@ -132,6 +132,7 @@ def test_numbers_give_way_to_their_twins(tmp_path: Path) -> None:
     world = write_encoded(tmp_path / "encoded", [*MIXED, twin], displays, displays)
     assert [f.name for f in readable(world, world.select((), ("age", "rate", "ad")))] == ["ad", "age_bucket", "rate"]
     assert [f.name for f in readable(world, world.select((), ("age", "age_bucket")))] == ["age_bucket"]
+    assert [f.name for f in readable(world, world.select(("synthetic",), ()), ("age",))] == [*world.fields]
 
 
 def test_an_epoch_shows_each_display_once(world: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:

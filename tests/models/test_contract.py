@@ -318,6 +318,24 @@ def test_fields_of_one_kind(kind: Kind, world: Encoded, single: RuntimeConfig, f
     assert np.isfinite(score(kind, short(kind, fields=fields), world, FitOptions(runtime=single))).all()
 
 
+@pytest.mark.parametrize("name", ["lr", "fm", "ffm"])
+def test_numbers_that_are_named_are_read_as_they_are(
+    name: str, history: Displays, single: RuntimeConfig, tmp_path: Path
+) -> None:
+    """Others by their bucketised twins, which here know nothing."""
+    twin = replace(MIXED[1], name="rate_bucket", twin="rate")
+    columns = {**history.columns, "rate": history.columns["ad"].astype(np.float32), "rate_bucket": 0 * history.ad_id}
+    displays = replace(history, columns=columns)
+    encoded = write_encoded(tmp_path / "encoded", [*FIELDS, twin], displays, displays)
+    kind, labels = load_kind(name), labels_of(encoded.part("target"))
+    found = {
+        fields: map12(score(kind, overfitting(kind, fields=fields), encoded, FitOptions(runtime=single)), labels)
+        for fields in (("rate", "page"), ("rate_bucket", "page"))
+    }
+    assert found["rate", "page"] > 0.95
+    assert found["rate_bucket", "page"] < 0.7
+
+
 @pytest.mark.parametrize(("rounds", "measured"), [(1, [1]), (4, [1, 3, 4]), (6, [1, 3, 6])])
 def test_the_first_and_the_last_tree_are_measured(
     world: Encoded, single: RuntimeConfig, rounds: int, measured: list[int]
