@@ -1,8 +1,9 @@
 """A user's documents in order: Piech et al. 2015, "Deep knowledge tracing", with documents in place of exercises.
 
     e_d = V a_d                          a document, from its topics, categories and sources a_d
-    h_t = GRU(h_{t-1}, e_{x_t})          the user's state after its t-th document x_t                     (eq. 1)
-    y_t = U h_t,    s(d | h_t) = <e_d, y_t>                                                               (eq. 2)
+    h_t = GRU(h_{t-1}, e_{x_t})          the user's state after its t-th document x_t, by a gated unit (Cho et al. 2014,
+                                         see collaborative.gru) in place of the plain one                 (eq. 1)
+    y_t = U h_t + b,    s(d | h_t) = <e_d, y_t>                                                           (eq. 2)
 
 s is read out against what comes next: p(x_{t+1} = d | h_t) is proportional to n_d exp(s), n_d how often d comes in the
 batch, so that s is how much likelier a document is than by its popularity. No label is learned from, only what was

@@ -1,11 +1,11 @@
 """Deep knowledge tracing over documents: Piech et al. 2015, "Deep knowledge tracing".
 
 h_t   = GRU(h_{t-1}, e_{x_t})                  the user's state after the documents viewed and clicked before  (eq. 1)
-s     = <e_ad, U h_t>                          how much likelier the promoted document is to come next         (eq. 2)
+s     = <e_ad, U h_t + b>                      how much likelier the promoted document is to come next         (eq. 2)
 logit = w_0 r_ad + <w, s>, within the display  r_ad: click rate of the ad                              (pipeline.choice)
 
-The network learns on each night (pipeline.collaborative.dkt) in the stage `collaborative`; s stands in the feature
-group `dkt`.
+The gated unit, in place of the paper's plain one, is that of Cho et al. 2014 (pipeline.collaborative.gru). The network
+learns on each night (pipeline.collaborative.dkt) in the stage `collaborative`; s stands in the feature group `dkt`.
 """
 
 from __future__ import annotations
