@@ -84,16 +84,21 @@ class Displays:
 
 
 def write_encoded(
-    folder: Path, fields: Sequence[Field], history: Displays, target: Displays, digest: str = "synthetic"
+    folder: Path,
+    fields: Sequence[Field],
+    history: Displays,
+    target: Displays,
+    digest: str = "synthetic",
+    hidden: Sequence[str] = (),
 ) -> Encoded:
-    """Write both parts; numeric fields get the mean and scale of history."""
+    """Write both parts; numeric fields get the mean and scale of history. hidden: as in Encoded."""
     counts: dict[Part, dict[str, int]] = {}
     parts: dict[Part, Displays] = {"history": history, "target": target}
     for name, part in parts.items():
         counts[name] = {"rows": part.rows, "displays": len(part.lengths)}
         _write_part(folder / name, fields, part)
     described = [_described(f, history.columns[f.name]) if f.kind == "numeric" else f for f in fields]
-    write_fields(folder, described, counts, digest)
+    write_fields(folder, described, counts, digest, hidden)
     return Encoded(folder)
 
 

@@ -5,7 +5,8 @@
     h_t = GRU(h_{t-1}, x_t)              the user's state after it                                        (eq. 1)
     y_t = U h_t + u,  s(d | h_t) = <e_d, y_t>                                                             (eq. 2)
 
-The paper's x_t is a vector of its own for each pair of exercise and answer, its recurrent layer a tanh or an LSTM.
+The paper's x_t is a vector of its own for each pair of exercise and answer, its recurrent layer a plain one or an LSTM;
+this is the gated unit of Cho et al. 2014 (collaborative.gru).
 
 s is read out against what comes next. Of page views: p(d_{t+1} = d | h_t) is proportional to n_d exp(s), n_d how often
 d comes in the batch, so that s is how much likelier a document is than by its popularity. Of a display: p(d is clicked
@@ -51,6 +52,7 @@ class DKTConfig:
             check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
         check(self.length >= 2, f"length: must be 2 or more, found {self.length}")
         check(self.learning_rate > 0, f"learning_rate: must be above 0, found {self.learning_rate}")
+        check(0 <= self.seed < 1 << 64, f"seed: must be from 0 to below 2^64, found {self.seed}")
 
 
 _WHAT = (VIEWED, PASSED, CLICKED)

@@ -2,7 +2,8 @@
 datasets" (iALS).
 
 A user u prefers what it has viewed, p_ui = 1, to what it has not, p_ui = 0, with the confidence c_ui = 1 + alpha if it
-has viewed i and 1 if not. Users x_u and items y_i, (K,) each, minimise
+has viewed i and 1 if not. (In the paper c_ui = 1 + alpha r_ui, r_ui being how much of i it has viewed; here, unlike
+there, r_ui is 1 however often it has.) Users x_u and items y_i, (K,) each, minimise
 
     sum_ui c_ui (p_ui - <x_u, y_i>)^2 + reg (sum_u |x_u|^2 + sum_i |y_i|^2)                                     (eq. 3)
 
@@ -50,6 +51,7 @@ class FactorConfig:
         check(self.alpha > 0, f"alpha: must be above 0, found {self.alpha}")
         check(self.reg > 0, f"reg: must be above 0, found {self.reg}")
         check(self.sweeps >= 1, f"sweeps: must be 1 or more, found {self.sweeps}")
+        check(self.seed >= 0, f"seed: must be 0 or more, found {self.seed}")
 
 
 @dataclass(frozen=True, slots=True)

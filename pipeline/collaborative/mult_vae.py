@@ -4,8 +4,8 @@ What a user has viewed is a bag x of topics, categories and sources. A taste z s
 
     z ~ N(0, I),    pi_s(z) = softmax(W_s z + b_s),    x_s ~ Mult(N_s, pi_s(z))    for each subject s            (eq. 1)
     log p(x | z) = sum_s sum_a x_sa log pi_sa(z)                                                                 (eq. 2)
-    q(z | x) = N(mu(x), diag(sigma(x)^2)),    from an MLP over x / |x| with dropout                              (eq. 4)
-    loss = - E_q log p(x | z) + beta KL(q(z | x) || N(0, I)),    beta annealed from 0                            (eq. 7)
+    q(z | x) = N(mu(x), diag(sigma(x)^2)),    from an MLP over x / |x| with dropout                        (section 2.2)
+    loss = - E_q log p(x | z) + beta KL(q(z | x) || N(0, I)),    beta annealed from 0                      (section 2.2)
 
 The decoder is linear, so that a document has a vector in the space of z: that of its attributes.
 """
@@ -50,6 +50,7 @@ class VAEConfig:
         check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
         check(self.beta >= 0, f"beta: must be 0 or more, found {self.beta}")
         check(self.learning_rate > 0, f"learning_rate: must be above 0, found {self.learning_rate}")
+        check(0 <= self.seed < 1 << 64, f"seed: must be from 0 to below 2^64, found {self.seed}")
 
 
 class MultVAE(nn.Module):
@@ -71,7 +72,7 @@ class MultVAE(nn.Module):
         return mu, log_variance
 
     def loss(self, bags: sp.csr_matrix, beta: float, random: torch.Generator) -> Tensor:
-        """Eq. 7, the mean of the users, with one draw of z each. ()"""
+        """The loss above, the mean of the users, with one draw of z each. ()"""
         mu, log_variance = self.encode(bags)
         noise = torch.randn(mu.shape, generator=random)
         z = mu + noise * (log_variance / 2).exp()

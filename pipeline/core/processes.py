@@ -10,5 +10,10 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def local_rank() -> int:
+    """Of those on the same machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))

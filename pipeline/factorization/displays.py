@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -110,9 +110,10 @@ class Inputs:
         self.own = [c for c in columns if c.per == "impression"]
 
 
-def readable(encoded: Encoded, fields: Sequence[Field]) -> list[Field]:
-    """Fields as factorization models read them: numeric ones that have a bucketised twin give way to it."""
-    twins = {f.twin: f for f in encoded.fields.values() if f.twin is not None}
+def readable(encoded: Encoded, fields: Sequence[Field], raw: Collection[str] = ()) -> list[Field]:
+    """Fields as factorization models read them: numeric ones that have a bucketised twin give way to it, but for those
+    of which `raw` holds the name."""
+    twins = {f.twin: f for f in encoded.fields.values() if f.twin is not None and f.twin not in raw}
     chosen = {twins.get(f.name, f).name: twins.get(f.name, f) for f in fields}
     return list(chosen.values())
 

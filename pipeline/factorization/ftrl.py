@@ -17,7 +17,7 @@ from pipeline.factorization.losses import residuals
 
 @inlined
 def weight(z: float, n: float, alpha: float, beta: float, l1: float, l2: float) -> float:
-    """w_i of z_i and n_i: exactly 0 where |z_i| is at most l1 (algorithm 1, line 6)."""
+    """w_i of z_i and n_i: exactly 0 where |z_i| is at most l1."""
     if abs(z) <= l1:
         return 0.0
     return -(z - math.copysign(l1, z)) / ((beta + math.sqrt(n)) / alpha + l2)
@@ -35,7 +35,7 @@ def _linear(side: Any, item: int, table: Any, alpha: float, beta: float, l1: flo
 
 @inlined
 def _update(table: Any, i: int, g: float, alpha: float, beta: float, l1: float, l2: float) -> None:
-    """sigma = (sqrt(n + g^2) - sqrt(n)) / alpha, z += g - sigma w, n += g^2 (algorithm 1, lines 11 to 13)."""
+    """sigma = (sqrt(n + g^2) - sqrt(n)) / alpha, z += g - sigma w, n += g^2."""
     z, n = table[i]
     sigma = (math.sqrt(n + g * g) - math.sqrt(n)) / alpha
     table[i, 0] = z + g - sigma * weight(z, n, alpha, beta, l1, l2)

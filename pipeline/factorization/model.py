@@ -52,7 +52,7 @@ class FactorizationModel:
 
     def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
         config, history = self.config, encoded.part("history")
-        self.fields = readable(encoded, encoded.select(config.groups, config.fields, config.scopes))
+        self.fields = readable(encoded, encoded.select(config.groups, config.fields, config.scopes), config.fields)
         self.crossed = self.crosses(encoded)
         inputs = self._inputs()
         self.learner = self.make(inputs, config, history)

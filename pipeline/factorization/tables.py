@@ -22,7 +22,7 @@ _CHUNK = 1 << 16  # ids that get their first numbers at once
 class TableConfig(FactorizationConfig):
     """k: numbers in a vector. learning_rate, l2: eta and lambda of Juan et al. 2016, algorithm 1.
 
-    normalize: divide a row's pairs by the sum of x^2, as if each instance had length 1 (Juan et al. 2016, section 3).
+    normalize: divide a row's pairs by the sum of x^2, as if each instance had length 1 (Juan et al. 2016, section 3.1).
     spread: vectors begin with random numbers from 0 to spread / sqrt(k).
     l2_frequency: an id that history holds n times is regularised by l2 / n ** l2_frequency each time that it is read.
     0: as often as it is seen, like libffm (Li et al. 2016, "DiFacto": frequency adaptive); 1: every id as much in an

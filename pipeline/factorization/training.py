@@ -31,7 +31,8 @@ Arrays = dict[str, NDArray[Any]]
 class FactorizationConfig:
     """How a factorization model is trained; the config of each model adds what it is made of.
 
-    groups, fields, scopes: what it reads (schemas.encoded.Encoded.select).
+    groups, fields, scopes: what it reads (schemas.encoded.Encoded.select). Of a number its bucketised twin is read,
+    but the number itself if `fields` names it.
     hash_bits: fold all ids into a table of 2 ** hash_bits rows; None: a row for each id.
     loss: listwise is the likelihood of the data (one click a display); pointwise takes each impression by itself.
     hogwild: all threads change the table at once and without locks (Niu et al. 2011): faster on large data, where two

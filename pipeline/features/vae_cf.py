@@ -46,6 +46,7 @@ class Config(VAEConfig):
         VAEConfig.__post_init__(self)
         for name in ("users", "least"):
             check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
+        check(self.explore is None or self.explore >= 0, f"explore: must be 0 or more, or null, found {self.explore}")
 
 
 def fit(engine: Engine, sources: Sources, config: Config) -> Callable[[Part], Walk]:

@@ -1,8 +1,10 @@
 """DeepFM: Guo et al. 2017, "DeepFM: a factorization-machine based neural network for CTR prediction" (eq. 1 to 4).
 
-logit = y_FM + y_DNN                                                              (eq. 1, before the sigmoid)
-y_FM  = b + sum_i w_i + sum_{i<j} <e_i, e_j>                                      (eq. 2)
-y_DNN = MLP([e_1, ..., e_F, numbers])                                             (eq. 3, 4), on the same embeddings
+logit   = y_FM + y_DNN                                      (eq. 1, before the sigmoid)
+y_FM    = b + sum_i w_i + sum_{i<j} <e_i, e_j>              (eq. 2)
+a^(0)   = [e_1, ..., e_F, numbers]                          (eq. 3), the same embeddings
+a^(l+1) = relu(W^(l) a^(l) + b^(l))                         (eq. 4)
+y_DNN   = <w_deep, a^(L)>                                   b stands in y_FM
 """
 
 from __future__ import annotations

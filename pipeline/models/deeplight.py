@@ -75,6 +75,8 @@ class DeepLight(Network):
         self.config = config
         self.pairs = WeightedPairs(inputs)
         self.mlp = MLP(input_sizes(inputs, config.embedding_dim), config.hidden, config.dropout)
+        self.turned: Tensor
+        self.register_buffer("turned", torch.tensor(False))  # a buffer, so that checkpoints know it
 
     def logit(self, batch: Batch) -> Logit:
         x = self.embed(batch)
@@ -92,7 +94,7 @@ class DeepLight(Network):
         if not c.pruned or epoch <= warmup:
             return not c.pruned
         embeddings, matrices = self.embed.weight[:, 1:], self.mlp.weights()
-        if c.embedding_sparsity and embeddings.all():  # nothing was pruned yet
+        if c.embedding_sparsity and not self.turned:
             self.turn(squares)
         prune([embeddings], [embeddings.square().mul_(squares[:, 1:])], share(c.embedding_sparsity))
         self.pairs.prune(share(c.pair_sparsity))
@@ -112,6 +114,7 @@ class DeepLight(Network):
         for matrix, side in zip(self.mlp.weights()[:2], sides, strict=False):  # there may be no MLP
             own = matrix[:, : len(side.embedded) * size]
             own.copy_((own.reshape(len(own), len(side.embedded), size) @ axes).flatten(1))
+        self.turned.fill_(True)
 
 
 class DeepLightModel(NetworkModel):

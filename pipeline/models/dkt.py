@@ -5,8 +5,8 @@ h_t   = GRU(h_{t-1}, x_t)                      the user's state after it        
 s     = <e_ad, U h_t + u>                      how well the promoted document suits that                       (eq. 2)
 logit = w_0 r_ad + <w, s>, within the display  r_ad: click rate of the ad                              (pipeline.choice)
 
-The network learns on each night (pipeline.collaborative.dkt) in the stage `collaborative`; s stands in the feature
-group `dkt`.
+The gated unit, in place of the paper's plain one, is that of Cho et al. 2014 (pipeline.collaborative.gru). The network
+learns on each night (pipeline.collaborative.dkt) in the stage `collaborative`; s stands in the feature group `dkt`.
 """
 
 from __future__ import annotations

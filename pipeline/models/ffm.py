@@ -3,9 +3,9 @@
 Each id has a vector for each field that it may meet: a pair of ids is the product of the vectors that each has for the
 other's field. With A_{i,j} = sum over the values of field i of x * w_{value, j}:
 
-    logit = b + r^(1/2) sum_i w_i + r sum_{i<j} <A_{i,j}, A_{j,i}>,  r = 1 / sum x^2      (eq. 4; r: section 3.2)
+    logit = b + r^(1/2) sum_i w_i + r sum_{i<j} <A_{i,j}, A_{j,i}>,  r = 1 / sum x^2      (eq. 4; r: section 3.1)
     g     = l2 w + kappa x <the other's vector>,  kappa = d loss / d logit                (eq. 5, 6)
-    G     = G + g^2,  w = w - eta g / sqrt(G)                                             (eq. 7, 8; AdaGrad)
+    G     = G + g^2,  w = w - eta g / sqrt(G)                                             (eq. 7 to 10; AdaGrad)
 
 eq. 4 has no linear part and no bias; b and w_i are those of logistic regression. A step is taken for a display: what
 its ads share is read once, and changed once, by the sum of their gradients.

@@ -1,9 +1,9 @@
 """Logistic regression by FTRL-Proximal: McMahan et al. 2013, "Ad click prediction: a view from the trenches".
 
     logit   = b + sum_i x_i w_i                                                          (section 3)
-    w_i     = 0 if |z_i| <= l1, else -(z_i - sgn(z_i) l1) / ((beta + sqrt n_i) / alpha + l2)      (algorithm 1, line 6)
-    g_i     = (p - y) x_i,  sigma_i = (sqrt(n_i + g_i^2) - sqrt n_i) / alpha                      (lines 11, 12)
-    z_i     = z_i + g_i - sigma_i w_i,  n_i = n_i + g_i^2                                         (lines 13, 14)
+    w_i     = 0 if |z_i| <= l1, else -(z_i - sgn(z_i) l1) / ((beta + sqrt n_i) / alpha + l2)              (algorithm 1)
+    g_i     = (p - y) x_i,  sigma_i = (sqrt(n_i + g_i^2) - sqrt n_i) / alpha
+    z_i     = z_i + g_i - sigma_i w_i,  n_i = n_i + g_i^2
 
 The rate of each coordinate falls with its own gradients, and l1 keeps rare ids at exactly 0. A step is taken for a
 display: what its ads share moves once, by the sum of their gradients. Crosses make an id of each pair of values of two

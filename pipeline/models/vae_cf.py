@@ -1,6 +1,6 @@
 """Mult-VAE: Liang et al. 2018, "Variational autoencoders for collaborative filtering".
 
-z     ~ q(z | x) = N(mu(x), diag(sigma(x)^2))         the user's taste, from what it viewed before               (eq. 4)
+z     ~ q(z | x) = N(mu(x), diag(sigma(x)^2))         the user's taste, from what it viewed before         (section 2.2)
 pi(z) = softmax(W z + b), for each subject            topics, categories and sources of what it will view      (eq. 1)
 s     = sum_a v_a (log pi_a(mu) - log popularity_a)   how much likelier the document's attributes are than for all
 logit = w_0 r_ad + <w, s>, within the display         r_ad: click rate of the ad                      (pipeline.choice)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pipeline.core.config import check
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.nn.batches import Batch, Inputs
-from pipeline.nn.crosses import Crosses
+from pipeline.nn.crosses import Crosses, not_hidden
 from pipeline.nn.layers import MLP, input_sizes
 from pipeline.nn.model import NetworkModel
 from pipeline.nn.network import Network
@@ -22,7 +22,8 @@ from pipeline.nn.training import DeepConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(DeepConfig):
-    """crosses: pairs of fields such as `viewed_document x ad_id`, each hashed into 2^cross_bits weights.
+    """crosses: pairs of fields such as `viewed_document x ad_id`, each hashed into 2^cross_bits weights; one of a field
+    that `leaks: false` hides is left out.
 
     Without a hidden layer it is the wide part alone.
     """
@@ -48,7 +49,8 @@ SEARCH_SPACE: SearchSpace = {
 class WideDeep(Network):
     def __init__(self, inputs: Inputs, config: Config) -> None:
         super().__init__(inputs, config.embedding_dim)
-        self.phi = Crosses(inputs, config.crosses, config.cross_bits) if config.crosses else None
+        crosses = not_hidden(inputs, config.crosses)
+        self.phi = Crosses(inputs, crosses, config.cross_bits) if crosses else None
         self.mlp = MLP(input_sizes(inputs, config.embedding_dim), config.hidden, config.dropout)
 
     def logit(self, batch: Batch) -> Logit:

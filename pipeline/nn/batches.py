@@ -6,7 +6,7 @@ the former need be computed only once for each display, which has 5 ads on avera
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -40,10 +40,12 @@ class Side:
 class Inputs:
     """The fields that a network reads. In the fused table those of displays come first, and bags after ids.
 
-    embedded: how many fields have embeddings. numeric: how many are numbers.
+    embedded: how many fields have embeddings. numeric: how many are numbers. hidden: names of fields that could be
+    read, but for `leaks: false`.
     """
 
-    def __init__(self, fields: Sequence[Field]) -> None:
+    def __init__(self, fields: Sequence[Field], hidden: Collection[str] = ()) -> None:
+        self.hidden = frozenset(hidden)
         self.display, self.impression = Side(fields, "display"), Side(fields, "impression")
         first_ids, self.table_size = fuse([*self.display.embedded, *self.impression.embedded])
         self.display.first_ids, self.impression.first_ids = np.split(first_ids, [len(self.display.embedded)])
@@ -120,24 +122,26 @@ class Batch:
     @property
     def display_of(self) -> Tensor:
         """The display of each row. (B,) int64 in 0..D-1"""
-        return torch.repeat_interleave(self.lengths)
+        return torch.repeat_interleave(self.lengths, output_size=self.rows)
 
     def to(self, device: torch.device) -> Batch:
         clicked = None if self.clicked is None else self.clicked.to(device)
         return Batch(self.display.to(device), self.impression.to(device), self.starts.to(device), clicked)
 
-    def borders(self) -> list[int]:
-        """The first displays of pieces, about PIECE_ROWS rows each, at least two if there are as many; and the end.
+    def borders(self, count: int | None = None) -> list[int]:
+        """The first displays of `count` pieces, or fewer if there are fewer displays; and the end.
 
-        Their number depends on the batch alone: not the cores of a machine, but the data decides the order of sums.
+        If it is not given, of about PIECE_ROWS rows each, at least two if there are as many. Then their number depends
+        on the batch alone: not the cores of a machine, but the data decides the order of sums.
         """
-        count = max(2, self.rows // PIECE_ROWS) if self.rows >= PIECE_ROWS // 2 else 1
+        if count is None:
+            count = max(2, self.rows // PIECE_ROWS) if self.rows >= PIECE_ROWS // 2 else 1
         pieces = min(count, self.displays)
         return [i * self.displays // pieces for i in range(pieces + 1)]
 
-    def pieces(self) -> list[Batch]:
-        """Cut into pieces of whole displays."""
-        return [self._piece(first, last) for first, last in pairwise(self.borders())]
+    def pieces(self, count: int | None = None) -> list[Batch]:
+        """Cut into pieces of whole displays (see `borders`)."""
+        return [self._piece(first, last) for first, last in pairwise(self.borders(count))]
 
     def _piece(self, first: int, last: int) -> Batch:
         low, high = int(self.starts[first]), int(self.starts[last])

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import ParameterError
+from pipeline.core.progress import log
 from pipeline.nn.batches import Batch, Inputs, Values
 from pipeline.nn.layers import FieldEmbedding
 from pipeline.schemas.encoded import Field
@@ -75,6 +77,14 @@ class Crosses(nn.Module):
         return ((mixed * _MULTIPLIER >> 12) % (1 << self.bits) + region).int()
 
 
+def not_hidden(inputs: Inputs, crosses: Sequence[str]) -> list[str]:
+    """The crosses without those of a field that `leaks: false` hides, which the log tells."""
+    hidden = [text for text in crosses if inputs.hidden.intersection(text.split(" x "))]
+    for text in hidden:
+        log.info("crosses: %s is left out, since it knows of the future", text)
+    return [text for text in crosses if text not in hidden]
+
+
 def _sources(inputs: Inputs) -> dict[str, _Source]:
     found: dict[str, _Source] = {}
     for side in (inputs.display, inputs.impression):
@@ -117,7 +127,7 @@ def _bags(source: _Source, batch: Batch, display_of: Tensor) -> tuple[Tensor, Te
 def _crossed(batch: Batch, codes: list[Tensor], bags: list[tuple[Tensor, Tensor, Tensor]]) -> Batch:
     """The batch as the crosses' table reads it: fields of impressions alone. What is read counts for the batch."""
     like = batch.impression
-    ends = torch.tensor([0, *(len(values) for values, _, _ in bags)], device=batch.starts.device).cumsum(0)
+    ends = accumulate((len(values) for values, _, _ in bags), initial=0)
     offsets = [
         end + torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         for end, (_, _, lengths) in zip(ends, bags, strict=False)

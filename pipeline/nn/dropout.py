@@ -42,13 +42,18 @@ def draw_seed() -> int:
     return int(torch.randint(1 << 32, (), generator=getattr(_drawing, "generator", None)))
 
 
+def bounded(seed: int) -> int:
+    """As torch takes it: below 2^64."""
+    return seed % (1 << 64)
+
+
 _drawing = threading.local()
 
 
 @contextmanager
-def random_numbers(generator: torch.Generator) -> Iterator[None]:
-    """Let all layers draw from this generator, in this thread."""
-    _drawing.generator = generator
+def random_numbers(seed: int) -> Iterator[None]:
+    """Let all layers draw from this seed, of whatever size, in this thread; on the CPU, wherever the network is."""
+    _drawing.generator = torch.Generator().manual_seed(bounded(seed))
     try:
         yield
     finally:

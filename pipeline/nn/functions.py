@@ -40,18 +40,18 @@ def look_up(table: Tensor, values: Values) -> tuple[Tensor, Tensor]:
             stored = array(values.bag_ids), array(values.bag_weights), array(values.bag_offsets)
             kernels.sum_bags(memory, *stored, categorical, *out)
         return weights, embeddings
-    both = functional.embedding(values.codes, table.detach())  # (n, F, 1 + E)
-    if fields > categorical:
-        bags = functional.embedding_bag(
-            values.bag_ids,
+    own = functional.embedding(values.codes, table.detach())  # (n, F, 1 + E)
+    weights[:, :categorical], embeddings[:, :categorical] = own[:, :, 0], own[:, :, 1:]
+    for j, offsets in enumerate(values.bag_offsets, categorical):
+        inside = slice(int(offsets[0]), int(offsets[-1]))
+        bags = functional.embedding_bag(  # of one field: in a piece of a batch, others' lie between those of two fields
+            values.bag_ids[inside],
             table.detach(),
-            values.bag_offsets[:, :-1].flatten().to(values.bag_ids.dtype),  # the bags lie field behind field
+            (offsets[:-1] - inside.start).to(values.bag_ids.dtype),
             mode="sum",
-            per_sample_weights=values.bag_weights.to(table.dtype),
+            per_sample_weights=values.bag_weights[inside].to(table.dtype),
         )
-        both = torch.cat([both, bags.view(len(values.bag_offsets), n, 1 + size).transpose(0, 1)], dim=1)
-    weights.copy_(both[:, :, 0])
-    embeddings.copy_(both[:, :, 1:])
+        weights[:, j], embeddings[:, j] = bags[:, 0], bags[:, 1:]
     return weights, embeddings
 
 

@@ -40,6 +40,7 @@ from pipeline.nn import (
     training,
 )
 from pipeline.nn.batches import Batch, Inputs
+from pipeline.nn.dropout import bounded
 from pipeline.nn.network import Network
 from pipeline.nn.training import NetworkTrainer, TrainingConfig, device_of, predict
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
@@ -81,14 +82,16 @@ class NetworkModel:
         self.network: Network | None = None
         self.score: Callable[[Batch], Tensor] | None = None  # what `scorer` made of the network
         self.fields: list[Field] = []
+        self.hidden: frozenset[str] = frozenset()
 
     def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
-        torch.manual_seed(self.config.seed)
+        torch.manual_seed(bounded(self.config.seed))
         self.runtime, self.fields = (
             options.runtime,
             encoded.select(self.config.groups, self.config.fields, self.config.scopes),
         )
-        inputs = Inputs(self.fields)
+        self.hidden = encoded.hidden
+        inputs = Inputs(self.fields, self.hidden)
         self.network = self.make(inputs, self.config)
         checkpoint = options.checkpoint
         if checkpoint is not None:
@@ -115,12 +118,13 @@ class NetworkModel:
             raise ValueError("fit the model before saving it")
         state = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
         fields = [{name: getattr(f, name) for name in Field.__dataclass_fields__} for f in self.fields]
-        torch.save({"fields": fields, "network": state}, folder / "network.pt")
+        torch.save({"fields": fields, "hidden": sorted(self.hidden), "network": state}, folder / "network.pt")
 
     def load(self, folder: Path) -> None:
         contents = torch.load(folder / "network.pt", map_location="cpu", weights_only=True)
         self.fields = [Field(**values) for values in contents["fields"]]
-        self.network = self.make(Inputs(self.fields), self.config)
+        self.hidden = frozenset(contents["hidden"])
+        self.network = self.make(Inputs(self.fields, self.hidden), self.config)
         self.network.load_state_dict(contents["network"])
         self.network.to(device_of(self.runtime))
         self.score = self.scorer(self.network)

@@ -50,7 +50,7 @@ class Optimizer:
         self.network.train()
         if self.compiled:
             return self._learn(self.compiled, batch, seed)
-        pieces = batch.pieces() if batch.starts.is_cpu else [batch]
+        pieces = batch.pieces(None if batch.starts.is_cpu else processes.count())
         own = range(processes.rank(), len(pieces), processes.count())
         found = self.threads.run([partial(self._gradients, pieces[i], batch, seed * 1000 + i) for i in own])
         of_pieces = [(loss, dense) for loss, dense, _ in found]
@@ -72,7 +72,7 @@ class Optimizer:
         def seeds(piece: int) -> NDArray[np.int64]:
             if not compiled.between.drop:
                 return compiled.between.seeds
-            with random_numbers(torch.Generator().manual_seed(seed * 1000 + piece)):
+            with random_numbers(seed * 1000 + piece):
                 return np.array([draw_seed() for _ in compiled.between.seeds], np.int64)
 
         learned = compiled.learn(table.weight, batch, self.loss, seeds, self.threads)
@@ -98,7 +98,7 @@ class Optimizer:
     def _gradients(self, piece: Batch, whole: Batch, seed: int) -> _Gradients:
         """The piece's part of the batch's loss, and its gradients."""
         device = piece.starts.device
-        with torch.enable_grad(), random_numbers(torch.Generator(device).manual_seed(seed)):
+        with torch.enable_grad(), random_numbers(seed):
             with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
                 logits = self.network(piece).float()
             loss = LOSSES[self.loss](logits, piece) * share(self.loss, piece, whole)

@@ -203,9 +203,15 @@ class NetworkTrainer:
 
 
 def device_of(runtime: RuntimeConfig) -> torch.device:
-    if runtime.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(runtime.device)
+    """Where networks are: each process of a machine takes the next of its GPUs. ParameterError if there is none."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    check(
+        gpus > 0 or runtime.device != "cuda",
+        "runtime.device: cuda, but torch finds no GPU that it can use; choose cpu or auto, or install torch for CUDA",
+    )
+    if runtime.device == "cpu" or not gpus:
+        return torch.device("cpu")
+    return torch.device("cuda", processes.local_rank() % gpus)
 
 
 def predict(

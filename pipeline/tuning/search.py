@@ -182,7 +182,7 @@ class Search:
             planned = [params for params in tries if params not in known][:1]
         if planned and not any(t.state == TrialState.WAITING for t in trials):
             self.study.enqueue_trial(planned[0])
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed % (1 << 32), n_startup_trials=_STARTUP)
         found = self.study.ask(self.distributions)
         found.set_user_attr("worker", worker)
         if found.params == self.defaults:

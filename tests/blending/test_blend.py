@@ -163,7 +163,8 @@ def test_a_sample_has_whole_displays(most: int) -> None:
         assert sample.labels.slices["future"][d] == labels.slices["future"][at] == sample.stack.future[d]
 
 
-def test_the_context_is_read_from_encoded_fields(tmp_path: Path) -> None:
+def test_the_context_is_read_from_encoded_fields(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One that `leaks: false` hides is left out, and told."""
     part = Displays(
         lengths=np.array([2, 3]),
         columns={
@@ -175,9 +176,11 @@ def test_the_context_is_read_from_encoded_fields(tmp_path: Path) -> None:
         clicked=np.array([1, 0, 0, 1, 0], np.uint8),
     )
     fields = [categorical("leak", 3), numeric("delay"), categorical("page", 10, "display"), multi("bag", 10)]
-    encoded = write_encoded(tmp_path / "encoded", fields, part, part)
+    encoded = write_encoded(tmp_path / "encoded", fields, part, part, hidden=("later",))
     logits = np.zeros((5, 1), np.float32)
-    stack = read_stack(encoded, logits, ("leak", "unknown", "delay", "page"))
+    with caplog.at_level("INFO", "pipeline"):
+        stack = read_stack(encoded, logits, ("leak", "later", "delay", "page"))
+    assert caplog.messages == ["blend.context: later is not encoded, so it is left out"]
     assert stack.names == ("leak=0", "leak=1", "leak=2", "delay", *(f"page={code}" for code in range(10)))
     np.testing.assert_array_equal(stack.context[:, :3].argmax(1), [0, 1, 2, 2, 0])
     known = np.array([1.0, 5.0, 3.0, 3.0])

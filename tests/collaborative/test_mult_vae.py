@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,19 @@ def test_tastes_are_learned(viewed: Viewed, attributes: Attributes) -> None:
         own = np.arange(300) % 2
         assert (lift[np.arange(300), own] > 0.2).mean() > 0.95
         assert (lift[np.arange(300), 1 - own] < -0.2).mean() > 0.95
+
+
+def test_the_divergence_counts_more_from_batch_to_batch(
+    viewed: Viewed, attributes: Attributes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """beta rises from 0, evenly, over `anneal` batches, of all nights together, and then stays."""
+    found, loss = [], MultVAE.loss
+    monkeypatch.setattr(
+        MultVAE, "loss", lambda model, x, beta, random: (found.append(beta), loss(model, x, beta, random))[1]
+    )
+    fit_tastes(viewed, attributes, replace(CONFIG, beta=0.4, anneal=10))
+    assert len(found) > 20
+    np.testing.assert_allclose(found, 0.4 * np.minimum(np.arange(len(found)) / 10, 1))
 
 
 def test_a_morning_does_not_know_the_days_after_it(viewed: Viewed, attributes: Attributes) -> None:

@@ -116,6 +116,15 @@ def test_crosses_are_checked(world: Encoded) -> None:
             named_crosses(world, [text])
 
 
+def test_crosses_of_hidden_fields_are_left_out(tmp_path: Path) -> None:
+    displays = mixed(np.random.default_rng(0), 5)
+    world = write_encoded(tmp_path / "encoded", MIXED, displays, displays, hidden=("leak",))
+    found = named_crosses(world, ["leak x ad", "page x ad * 2", "page x leak * 4"])
+    assert [(cross.first.name, cross.second.name, cross.weight) for cross in found] == [("page", "ad", 2.0)]
+    with pytest.raises(ParameterError, match="adx not encoded"):
+        named_crosses(world, ["leak x adx"])
+
+
 def test_numbers_give_way_to_their_twins(tmp_path: Path) -> None:
     twin = replace(MIXED[1], name="age_bucket", twin="age")
     displays = mixed(np.random.default_rng(0), 5)
@@ -123,6 +132,7 @@ def test_numbers_give_way_to_their_twins(tmp_path: Path) -> None:
     world = write_encoded(tmp_path / "encoded", [*MIXED, twin], displays, displays)
     assert [f.name for f in readable(world, world.select((), ("age", "rate", "ad")))] == ["ad", "age_bucket", "rate"]
     assert [f.name for f in readable(world, world.select((), ("age", "age_bucket")))] == ["age_bucket"]
+    assert [f.name for f in readable(world, world.select(("synthetic",), ()), ("age",))] == [*world.fields]
 
 
 def test_an_epoch_shows_each_display_once(world: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:

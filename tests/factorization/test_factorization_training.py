@@ -14,6 +14,9 @@ from pipeline.core.runtime import RuntimeConfig
 from pipeline.factorization import displays, training
 from pipeline.metrics import Quality
 from pipeline.models.base import load_kind
+from pipeline.models.ffm import FFM
+from pipeline.models.fm import FM
+from pipeline.models.lr import LogisticRegression
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions, Fitted
 from tests.synthetic import MIXED, mixed, write_encoded
@@ -97,10 +100,27 @@ def test_threads_do_not_matter(name: str, world: Encoded, runtime: RuntimeConfig
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_hogwild_learns_as_well(name: str, world: Encoded, runtime: RuntimeConfig) -> None:
-    options = FitOptions(runtime=replace(runtime, threads=2))
-    losses = [fit(name, world, options, hogwild=hogwild)[1].curve[-1]["loss"] for hogwild in (False, True)]
+def test_hogwild_learns_as_well(
+    name: str, world: Encoded, runtime: RuntimeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step is dealt to all threads, which have about as much of it each."""
+    options, losses, dealt = FitOptions(runtime=replace(runtime, threads=2)), [], []
+    learner = {"lr": LogisticRegression, "fm": FM, "ffm": FFM}[name]
+    learn = learner.learn
+
+    def counted(self: Any, displays: Any, order: NDArray[np.int64]) -> float:
+        shares.append(len(order))
+        return learn(self, displays, order)
+
+    monkeypatch.setattr(learner, "learn", counted)
+    for hogwild in (False, True):
+        shares: list[int] = []
+        losses.append(fit(name, world, options, hogwild=hogwild)[1].curve[-1]["loss"])
+        dealt.append(shares)
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert sum(dealt[0]) == sum(dealt[1]) == 3 * 120
+    assert len(dealt[1]) == 2 * len(dealt[0])
+    assert (max(dealt[0]), max(dealt[1])) == (10, 5)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -166,7 +166,33 @@ def test_l2_by_frequency(world: Encoded, power: float) -> None:
     np.testing.assert_allclose(learner.l2, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["fm", "ffm"])
+def test_each_id_is_drawn_to_0_by_its_own_l2(world: Encoded, kind: str) -> None:
+    """With plain steps, an id that a display reads once moves by l2 w more, or by n l2 w if its n ads share it."""
+    plain, displays = learner_of(kind, world, l2=0.0, learning_rate=1e5)
+    l2 = np.random.default_rng(1).uniform(0.01, 0.2, len(plain.table)).astype(np.float32)
+    before, chosen, changes = plain.table[:, 0].copy(), int(np.argmax(np.diff(displays.offsets))), []
+    for of_ids in (np.zeros_like(l2), l2):
+        learner, _ = learner_of(kind, world, learning_rate=1e5)
+        learner.table[:, 1], learner.l2 = 1e10, of_ids
+        learner.learn(displays, np.array([chosen]))
+        changes.append(before - learner.table[:, 0])
+    rows = range(int(displays.offsets[chosen]), int(displays.offsets[chosen + 1]))
+    shared = [i for field in values_of(displays.shared, chosen) for i, _ in field]
+    own = [i for row in rows for field in values_of(displays.own, row) for i, _ in field]
+    once = [i for i in {*shared, *own} if (shared + own).count(i) == 1]
+    assert len(once) >= 5
+    expected = np.array([(len(rows) if i in shared else 1) * l2[i] * before[i] for i in once])
+    np.testing.assert_allclose((changes[1] - changes[0])[once], expected, atol=1e-5)
+
+
 # --- FTRL-Proximal ------------------------------------------------------------------------------------------------
+
+
+def naive_weight(z: float, n: float, config: Any) -> float:
+    if abs(z) <= config.l1:
+        return 0.0
+    return -(z - math.copysign(config.l1, z)) / ((config.beta + math.sqrt(n)) / config.alpha + config.l2)
 
 
 def naive_ftrl(x: Displays, order: list[int], config: Any, size: int) -> NDArray[np.float64]:
@@ -174,9 +200,7 @@ def naive_ftrl(x: Displays, order: list[int], config: Any, size: int) -> NDArray
     z, n = np.zeros(size + 1), np.zeros(size + 1)
 
     def weight(i: int) -> float:
-        if abs(z[i]) <= config.l1:
-            return 0.0
-        return -(z[i] - math.copysign(config.l1, z[i])) / ((config.beta + math.sqrt(n[i])) / config.alpha + config.l2)
+        return naive_weight(z[i], n[i], config)
 
     def step(i: int, g: float) -> None:
         sigma = (math.sqrt(n[i] + g * g) - math.sqrt(n[i])) / config.alpha
@@ -214,3 +238,10 @@ def test_ftrl(world: Encoded, loss: Any, l1: float) -> None:
     zero = (np.abs(expected[:, 0]) <= l1) & (expected[:, 1] > 0)
     assert zero.any() == (l1 > 0), "l1 gives exact zeros"
     assert w.shape == expected.shape
+    weights, found = [naive_weight(z, n, config) for z, n in learner.table], learner.score(displays)
+    for d in range(len(displays.offsets) - 1):
+        for row in range(int(displays.offsets[d]), int(displays.offsets[d + 1])):
+            fields = values_of(displays.shared, d) + values_of(displays.own, row)
+            logit = weights[-1] + sum(x * weights[i] for field in fields for i, x in field)
+            assert found[row] == pytest.approx(logit, abs=1e-5)
+    assert np.std(found) > 0.01

@@ -26,7 +26,7 @@ from pipeline.schemas.encoded import Encoded, EncodedPart
 from pipeline.schemas.fitting import FitOptions, Fitted
 from pipeline.schemas.predictions import labels_of
 from tests.discovery import model_kinds
-from tests.synthetic import MIXED, Displays, mixed, write_encoded
+from tests.synthetic import MIXED, Displays, mixed, numeric, write_encoded
 
 KINDS = model_kinds()
 
@@ -49,7 +49,20 @@ OVERFITTING: dict[str, dict[str, Any]] = {
     "lightgbm": {"rounds": 60, "min_data_in_leaf": 2, "num_leaves": 31, "learning_rate": 0.2},
 }
 
+#: Kinds that read the scores of the feature group of their name, and such scores.
+SCORING = ("mf", "vae_cf", "dkt")
+FIELDS = [*MIXED, *(replace(numeric(f"{group}_score"), group=group) for group in SCORING)]
+
 Floats = NDArray[np.float32]
+
+
+def scored(displays: Displays) -> Displays:
+    """With a score for each kind that reads some: higher where the click is, sometimes unknown."""
+    random, columns = np.random.default_rng(0), dict(displays.columns)
+    for group in SCORING:
+        values = random.normal(displays.clicked, 0.5).astype(np.float32)
+        columns[f"{group}_score"] = np.where(random.random(displays.rows) < 0.1, np.float32(np.nan), values)
+    return replace(displays, columns=columns)
 
 
 @pytest.fixture(params=KINDS)
@@ -59,14 +72,14 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture(scope="module")
 def history() -> Displays:
-    return mixed(np.random.default_rng(1), 120)
+    return scored(mixed(np.random.default_rng(1), 120))
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, history: Displays) -> Encoded:
     """120 displays of history whose click is the ad of the highest code; the target is half of them."""
     folder = tmp_path_factory.mktemp("contract") / "encoded"
-    return write_encoded(folder, MIXED, history, history.take(range(60)))
+    return write_encoded(folder, FIELDS, history, history.take(range(60)))
 
 
 @pytest.fixture
@@ -103,6 +116,28 @@ def test_learns_a_small_set(kind: Kind, world: Encoded, single: RuntimeConfig) -
     labels = labels_of(world.part("target"))
     chance = np.mean([map12(np.random.default_rng(i).normal(size=len(labels.ad_id)), labels) for i in range(20)])
     assert map12(model.predict(world.part("target")), labels) > chance + 0.75 * (1 - chance)
+
+
+@pytest.mark.parametrize("name", SCORING)
+def test_scores_of_the_own_group_are_read(
+    name: str, world: Encoded, history: Displays, single: RuntimeConfig, tmp_path: Path
+) -> None:
+    """An ad that has a higher score is likelier; of the other groups' scores none matters."""
+    model = load_kind(name).build(load_kind(name).config())
+    model.fit(world, FitOptions(runtime=single))
+    before = model.predict(world.part("history"))
+    for group in SCORING:
+        column = f"{group}_score"
+        raised = np.nan_to_num(history.columns[column])
+        raised[history.offsets[:-1]] += 2
+        other = replace(history, columns={**history.columns, column: raised})
+        encoded = write_encoded(tmp_path / group, FIELDS, history, other)
+        found = model.predict(encoded.part("target"))
+        several = history.offsets[:-1][history.lengths > 1]
+        if group == name:
+            assert (found[several] > before[several]).all()
+        else:
+            np.testing.assert_array_equal(found, before)
 
 
 def test_saved_and_loaded_it_predicts_the_same(
@@ -142,7 +177,8 @@ def test_the_seed_decides(kind: Kind, world: Encoded, runtime: RuntimeConfig) ->
     np.random.seed(5)  # noqa: NPY002 - the global generator must not matter
     np.testing.assert_array_equal(score(kind, short(kind), world, options), first)
     if "seed" in {f.name for f in dataclasses.fields(kind.config)}:
-        assert not np.array_equal(score(kind, short(kind, seed=2), world, options), first)
+        for other in (2, 1 << 70):
+            assert not np.array_equal(score(kind, short(kind, seed=other), world, options), first)
 
 
 def test_predictions_are_logits_of_the_click(kind: Kind, encoded: dict[str, Encoded], single: RuntimeConfig) -> None:
@@ -161,7 +197,7 @@ def test_row_order_is_kept(
     model.fit(world, FitOptions(runtime=single))
     straight = model.predict(world.part("history"))
     order = np.random.default_rng(2).permutation(len(history.lengths))[:90]
-    other = write_encoded(tmp_path / "encoded", MIXED, history, history.take(order).unlabelled())
+    other = write_encoded(tmp_path / "encoded", FIELDS, history, history.take(order).unlabelled())
     rows = np.concatenate([np.arange(history.offsets[d], history.offsets[d + 1]) for d in order])
     np.testing.assert_allclose(model.predict(other.part("target")), straight[rows], rtol=1e-4, atol=1e-5)
 
@@ -197,14 +233,14 @@ def test_length_matters(kind: Kind, world: Encoded, single: RuntimeConfig) -> No
 
 def test_unseen_values(kind: Kind, world: Encoded, history: Displays, single: RuntimeConfig, tmp_path: Path) -> None:
     """Codes that history never had, numbers far away and unknown ones, ads beyond the highest id."""
-    target = mixed(np.random.default_rng(9), 50, unseen=True)
+    target = scored(mixed(np.random.default_rng(9), 50, unseen=True))
     assert target.ad_id is not None
     target = replace(target, ad_id=target.ad_id + np.uint32(1_000_000))
-    encoded = write_encoded(tmp_path / "encoded", MIXED, history, target)
+    encoded = write_encoded(tmp_path / "encoded", FIELDS, history, target)
     found = score(kind, short(kind), encoded, FitOptions(runtime=single, length=2.0))
     assert found.shape == (target.rows,)
     assert np.isfinite(found).all()
-    unlabelled = write_encoded(tmp_path / "unlabelled", MIXED, history, target.unlabelled())
+    unlabelled = write_encoded(tmp_path / "unlabelled", FIELDS, history, target.unlabelled())
     np.testing.assert_array_equal(score(kind, short(kind), unlabelled, FitOptions(runtime=single, length=2.0)), found)
 
 
@@ -212,11 +248,11 @@ def test_displays_of_one_ad(kind: Kind, history: Displays, single: RuntimeConfig
     """Among others in history; as all of the target, and as a target of one row."""
     assert (history.lengths == 1).any()
     alone = history.take(np.flatnonzero(history.lengths == 1))
-    encoded = write_encoded(tmp_path / "alone", MIXED, history, alone)
+    encoded = write_encoded(tmp_path / "alone", FIELDS, history, alone)
     found = score(kind, short(kind), encoded, FitOptions(runtime=single))
     assert np.isfinite(found).all()
     assert map12(found, labels_of(encoded.part("target"))) == 1
-    one = write_encoded(tmp_path / "one", MIXED, history, alone.take([0]))
+    one = write_encoded(tmp_path / "one", FIELDS, history, alone.take([0]))
     assert score(kind, short(kind), one, FitOptions(runtime=single)).shape == (1,)
 
 
@@ -280,6 +316,24 @@ def test_fields_of_one_kind(kind: Kind, world: Encoded, single: RuntimeConfig, f
             score(kind, short(kind, fields=fields), world, FitOptions(runtime=single))
         return
     assert np.isfinite(score(kind, short(kind, fields=fields), world, FitOptions(runtime=single))).all()
+
+
+@pytest.mark.parametrize("name", ["lr", "fm", "ffm"])
+def test_numbers_that_are_named_are_read_as_they_are(
+    name: str, history: Displays, single: RuntimeConfig, tmp_path: Path
+) -> None:
+    """Others by their bucketised twins, which here know nothing."""
+    twin = replace(MIXED[1], name="rate_bucket", twin="rate")
+    columns = {**history.columns, "rate": history.columns["ad"].astype(np.float32), "rate_bucket": 0 * history.ad_id}
+    displays = replace(history, columns=columns)
+    encoded = write_encoded(tmp_path / "encoded", [*FIELDS, twin], displays, displays)
+    kind, labels = load_kind(name), labels_of(encoded.part("target"))
+    found = {
+        fields: map12(score(kind, overfitting(kind, fields=fields), encoded, FitOptions(runtime=single)), labels)
+        for fields in (("rate", "page"), ("rate_bucket", "page"))
+    }
+    assert found["rate", "page"] > 0.95
+    assert found["rate_bucket", "page"] < 0.7
 
 
 @pytest.mark.parametrize(("rounds", "measured"), [(1, [1]), (4, [1, 3, 4]), (6, [1, 3, 6])])

@@ -13,9 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.runtime import RuntimeConfig
+from pipeline.factorization import displays as factorization
 from pipeline.models.base import load_kind
 from pipeline.models.deepfm import Config as DeepFMConfig
 from pipeline.models.deepfm import DeepFM
+from pipeline.models.fm import FM
+from pipeline.models.fm import Config as FMConfig
 from pipeline.nn.batches import Inputs
 from pipeline.nn.layers import Shared
 from pipeline.nn.network import Network
@@ -124,6 +127,25 @@ def test_deepfm(world: Encoded, hidden: tuple[int, ...]) -> None:
         if hidden:
             deep = naive_mlp(network, terms.inputs)
         assert found[row] == pytest.approx(expected + deep, abs=1e-5)
+
+
+def test_deepfm_without_a_hidden_layer_is_fm(tmp_path: Path) -> None:
+    """The kind fm with the same weights gives the same logits, where there are no numbers (deepfm's have no pairs)."""
+    fields = [f for f in MIXED if f.kind != "numeric"]
+    displays = mixed(np.random.default_rng(2), 30)
+    encoded = write_encoded(tmp_path / "encoded", fields, displays, displays)
+    inputs, part = Inputs(fields), encoded.part("history")
+    network = randomised(DeepFM(inputs, DeepFMConfig(embedding_dim=3, hidden=())))
+    own = factorization.Inputs(fields)
+    learner = FM(own, FMConfig(k=3, normalize=False), part)
+    rows = network.embed.weight.numpy()
+    for side in (inputs.display, inputs.impression):
+        for field, first in zip(side.embedded, side.first_ids, strict=True):
+            (column,) = (c for c in (*own.shared, *own.own) if c.field == field)
+            learner.table[column.ids(), 0] = np.roll(rows[first : first + field.size], -1, axis=1)  # weights last
+    learner.bias[0] = network.linear.bias.item()
+    ((_, read),) = factorization.Reader(part, own).in_order()
+    np.testing.assert_allclose(learner.score(read), logits_of(network, part, inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_gradient_of_the_table(world: Encoded) -> None:
