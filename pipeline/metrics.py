@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import UserError
+
 #: The share of present and future displays in the competition's test set.
 PRESENT_WEIGHT, FUTURE_WEIGHT = 0.4767, 0.5233
 CUTOFF = 12
@@ -22,8 +24,8 @@ Floats = NDArray[np.floating[Any]]
 Values = NDArray[np.float64]
 
 
-class DivergedError(ValueError):
-    """Scores are not finite."""
+class DivergedError(UserError):
+    """Scores are not finite: the parameters of the model that gave them do not let it learn."""
 
 
 def tie_hash(display_id: NDArray[Any], ad_id: NDArray[Any]) -> NDArray[np.uint64]:

@@ -21,6 +21,7 @@ from pipeline.models.base import model_config
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.predictions import labels_of, read_scores
 from pipeline.stages import blend as blend_stage
+from pipeline.stages import command
 from pipeline.stages import train as train_stage
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -194,6 +195,18 @@ def test_tuned_values_are_used(workspace: Workspace, tmp_path: Path, runtime: Ru
     network = torch.load(tmp_path / "models/validation/deep/network.pt", weights_only=True)["network"]
     assert network["embed.weight"].shape[1] == 17
     assert network["mlp.layers.3.weight"].shape == (4, 4)
+
+
+def test_a_model_that_diverges_is_told_without_a_traceback(
+    workspace: Workspace, tmp_path: Path, runtime: RuntimeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Workspace(tmp_path, workspace.encoded, runtime)
+    other.path("tuned.yaml").write_text("embedding_learning_rate: 1.0e+30\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="1"):
+        command.run(lambda arguments: other.validate("deep"), [])
+    told = capsys.readouterr().err
+    assert told.endswith("error: scores must be finite; the model has diverged, try a smaller learning rate\n")
+    assert "Traceback" not in told
 
 
 def test_mistakes(workspace: Workspace, tmp_path: Path, runtime: RuntimeConfig) -> None:
