@@ -137,8 +137,8 @@ class Judged:
     Gains differ by luck so much that hardly anything but losses tells two good rankings apart.
     """
 
-    gain: Values
-    loss: Values
+    gain: Floats
+    loss: Floats
 
     @classmethod
     def of(cls, score: Floats, labels: Labelled) -> Judged:
@@ -235,14 +235,15 @@ def quality(score: Floats, labels: Labelled) -> Quality:
 
 def weighted_mean(gain: Floats, future: NDArray[np.bool_]) -> float:
     """Mean of a value by display (D,), present and future weighted as on the leaderboard."""
-    return weighted(*(float(gain[part].mean()) if part.any() else None for part in (~future, future)))
+    return weighted(*(float(gain[part].mean(dtype=np.float64)) if part.any() else None for part in (~future, future)))
 
 
 def standard_error(value: Floats, future: NDArray[np.bool_]) -> float:
     """Of `weighted_mean`: present and future are two samples, which count by their shares, whatever their sizes."""
     parts = [value[part] for part in (~future, future) if part.any()]
     shares = (PRESENT_WEIGHT, FUTURE_WEIGHT) if len(parts) == 2 else (1.0,)
-    return float(np.sqrt(sum(share**2 * part.var() / len(part) for share, part in zip(shares, parts, strict=True))))
+    variances = [part.var(dtype=np.float64) / len(part) for part in parts]
+    return float(np.sqrt(sum(share**2 * variance for share, variance in zip(shares, variances, strict=True))))
 
 
 def evaluate(score: Floats, labels: Labelled) -> list[dict[str, Any]]:
