@@ -21,7 +21,7 @@ from pipeline.core.config import check
 from pipeline.core.errors import ParameterError
 from pipeline.core.files import atomic_path, remove, write_json
 from pipeline.core.progress import log
-from pipeline.models.lightgbm import Config, GradientBoostedTrees
+from pipeline.models.lightgbm import MOST_LEAVES, Config, GradientBoostedTrees
 from pipeline.schemas.encoded import Encoded, Field, code_type, write_scores
 from pipeline.schemas.features import HINDSIGHT, Scope
 from pipeline.schemas.fitting import FitOptions
@@ -50,7 +50,9 @@ class LeavesConfig:
 
     def __post_init__(self) -> None:
         check(self.trees >= 0, f"trees: must be 0 or more, found {self.trees}")
-        check(self.num_leaves >= 2, f"num_leaves: must be 2 or more, found {self.num_leaves}")
+        check(
+            2 <= self.num_leaves <= MOST_LEAVES, f"num_leaves: must be from 2 to {MOST_LEAVES}, found {self.num_leaves}"
+        )
         check(self.min_data_in_leaf >= 1, f"min_data_in_leaf: must be 1 or more, found {self.min_data_in_leaf}")
         check(self.learning_rate > 0, f"learning_rate: must be above 0, found {self.learning_rate}")
         check(self.seed >= 0, f"seed: must be 0 or more, found {self.seed}")

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import UserError
+
 #: The share of present and future displays in the competition's test set.
 PRESENT_WEIGHT, FUTURE_WEIGHT = 0.4767, 0.5233
 CUTOFF = 12
@@ -22,8 +24,8 @@ Floats = NDArray[np.floating[Any]]
 Values = NDArray[np.float64]
 
 
-class DivergedError(ValueError):
-    """Scores are not finite."""
+class DivergedError(UserError):
+    """Scores are not finite: the parameters of the model that gave them do not let it learn."""
 
 
 def tie_hash(display_id: NDArray[Any], ad_id: NDArray[Any]) -> NDArray[np.uint64]:
@@ -135,8 +137,8 @@ class Judged:
     Gains differ by luck so much that hardly anything but losses tells two good rankings apart.
     """
 
-    gain: Values
-    loss: Values
+    gain: Floats
+    loss: Floats
 
     @classmethod
     def of(cls, score: Floats, labels: Labelled) -> Judged:
@@ -233,14 +235,15 @@ def quality(score: Floats, labels: Labelled) -> Quality:
 
 def weighted_mean(gain: Floats, future: NDArray[np.bool_]) -> float:
     """Mean of a value by display (D,), present and future weighted as on the leaderboard."""
-    return weighted(*(float(gain[part].mean()) if part.any() else None for part in (~future, future)))
+    return weighted(*(float(gain[part].mean(dtype=np.float64)) if part.any() else None for part in (~future, future)))
 
 
 def standard_error(value: Floats, future: NDArray[np.bool_]) -> float:
     """Of `weighted_mean`: present and future are two samples, which count by their shares, whatever their sizes."""
     parts = [value[part] for part in (~future, future) if part.any()]
     shares = (PRESENT_WEIGHT, FUTURE_WEIGHT) if len(parts) == 2 else (1.0,)
-    return float(np.sqrt(sum(share**2 * part.var() / len(part) for share, part in zip(shares, parts, strict=True))))
+    variances = [part.var(dtype=np.float64) / len(part) for part in parts]
+    return float(np.sqrt(sum(share**2 * variance for share, variance in zip(shares, variances, strict=True))))
 
 
 def evaluate(score: Floats, labels: Labelled) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ from all of history. (Wolpert 1992, "Stacked generalization".)
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pipeline.schemas.encoded import Encoded, Field, write_scores
 from pipeline.schemas.features import HINDSIGHT
 from pipeline.schemas.fitting import FitOptions
 from pipeline.schemas.predictions import labels_of, read_scores
+from pipeline.training import fingerprint, mean_logits, seeded
 
 GROUP = "scores"  # of the fields
 
@@ -37,9 +38,12 @@ def out_of_fold(
     folds: int,
     predictions: Path,
     out: Path,
+    seeds: int = 1,
 ) -> None:
     """Write the field NAME_score, in the folder `out`. options.length: for how long the model is to be trained.
 
+    seeds: how many fits make the scores of a fold, as many as make those of the target: the mean of their logits is
+    less noisy than one of them, and those who read the field must find the same noise in both.
     Raises InputError if history has fewer displays than folds, ParameterError if the model cannot leave displays out.
     """
     model = kind.build(config)
@@ -53,7 +57,8 @@ def out_of_fold(
     score = np.empty(history.rows, np.float32)
     for f in range(folds):
         rows = np.repeat(fold == f, np.diff(history.offsets))
-        score[rows] = _fold(kind, config, encoded, options, fold == f)[rows]
+        fit = replace(options, left_out=fold == f)
+        score[rows] = mean_logits([_fold(kind, c, encoded, fit)[rows] for c in seeded(config, seeds)])
     log.info("%s: out-of-fold MAP@12 %.5f of history", name, map12(score, labels_of(history)))
     target = read_scores(predictions, encoded.part("target"))
     field = _field(name, model.reads(encoded), score)
@@ -62,19 +67,15 @@ def out_of_fold(
         remove(options.checkpoint)
 
 
-def _fold(
-    kind: Kind, config: Any, encoded: Encoded, options: FitOptions, left_out: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """Scores (N,) of history by a fit without some of its displays (D,); kept for a second run of a killed one."""
-    what = repr((kind.name, config, options.length, encoded.digest, np.flatnonzero(left_out).tobytes()))
-    name = hashlib.sha256(what.encode()).hexdigest()[:16]
+def _fold(kind: Kind, config: Any, encoded: Encoded, options: FitOptions) -> NDArray[np.float32]:
+    """Scores (N,) of history by a fit without options.left_out; kept for a second run of a killed one."""
+    name = fingerprint(kind, config, encoded, options)
     kept = options.checkpoint / f"{name}.npy" if options.checkpoint else None
     if kept is not None and kept.exists():
         return np.asarray(np.load(kept))
     model = kind.build(config)
     inner = options.checkpoint / name if options.checkpoint else None
-    fit = FitOptions(runtime=options.runtime, length=options.length, left_out=left_out, checkpoint=inner)
-    model.fit(encoded, fit)
+    model.fit(encoded, replace(options, checkpoint=inner))
     score = model.predict(encoded.part("history"))
     if not np.isfinite(score).all():
         raise DivergedError("scores must be finite; the model has diverged, try a smaller learning rate")

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from pipeline.core.files import atomic_path, write_text
-from pipeline.report import Report, verdict, without_leaks
+from pipeline.report import OURS, Report, places, verdict, without_leaks
 
 _SLICES = ("weighted", "present", "future", "cold_ad", "cold_user", "cold_page")
 _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""<!doctype html>
@@ -46,6 +46,15 @@ img { max-width: 100%; height: auto }
 {% endfor %}
 </table>
 <p>Validation weighs present and future displays as the leaderboard does. The blend's is cross-validated.</p>
+{% if places %}
+<h2>Where it stands</h2>
+<table>
+<tr><th>on the real private leaderboard</th><th>MAP@12</th></tr>
+{% for score, what in places %}
+<tr{% if what == ours %} class="blend"{% endif %}><td>{{ what }}</td><td>{{ number(score) }}</td></tr>
+{% endfor %}
+</table>
+{% endif %}
 <h2>Where the scores come from</h2>
 <img alt="MAP@12 by slice and model" src="data:image/png;base64,{{ slices }}">
 <table>
@@ -61,7 +70,8 @@ kept unless another, or trees, are better in MAP@12, in which they differ by lit
 standard errors of their difference; a member alone is taken only if it beats every combination by as much, since it
 stopped training at its best on these displays. The blend's own score is from nested cross-validation: neither the
 combination nor the choice between them has seen a display that it scores. It chose, fold by fold:
-{{ report.blend.chosen_by_fold | join(", ") }}.</p>
+{{ report.blend.chosen_by_fold | join(", ") }}. What is lost without a member is that of the same way without it; if no
+such way is left, that of the best other one.</p>
 <table>
 <tr><th>member</th>{% for heading in report.blend.columns %}<th>{{ heading }}</th>{% endfor %}
 <th>MAP@12 lost without it</th>
@@ -74,6 +84,16 @@ combination nor the choice between them has seen a display that it scores. It ch
 {% for value in report.blend.correlations[i] %}<td>{{ "%.3f" | format(value) }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
+{% if report.blend.context %}
+<p>What it reads beside the members:</p>
+<table>
+<tr><th>column</th>{% for heading in report.blend.context %}<th>{{ heading }}</th>{% endfor %}</tr>
+{% for name in (report.blend.context.values() | first) %}
+<tr><td>{{ name }}</td>
+{% for column in report.blend.context.values() %}<td>{{ "%.3f" | format(column[name]) }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endif %}
 <table>
 <tr><th>way to combine</th><th>MAP@12, cross-validated</th><th>loss: -log of the click's chance</th></tr>
 {% for way, value in report.blend.validated_map12.items() %}
@@ -94,6 +114,8 @@ def write_page(report: Report, page: Path, picture: Path) -> None:
         report=report,
         verdict=verdict(report),
         without_leaks=without_leaks(report),
+        places=places(report),
+        ours=OURS,
         has_test=any(score.test is not None for score in report.scores),
         number=lambda value: "–" if value is None else f"{value:.4f}",
         slices=base64.b64encode(png).decode(),

@@ -1,7 +1,7 @@
 """Sending a submission to Kaggle: checked once more, within the day's limit, and filed beside its validation scores.
 
-`submissions/log.csv` holds a line for each submission that was sent. A line is written before the score is known, so
-that nothing that was sent is ever lost from it; whoever runs the command again fills in what has been scored since.
+`submissions/log.csv` holds a line for each submission that was sent. A line is written before it is sent, so that
+nothing that was sent is ever lost from it; whoever runs the command again fills in what has been scored since.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,19 @@ from pipeline.kaggle_client import COMPETITION, Kaggle, KaggleError
 from pipeline.metrics import CUTOFF
 
 _POLL_SECONDS = 15.0
+_NO_REF = (
+    "this line of the log has no reference of Kaggle's, so nobody can ask for its score; look at your submissions on"
+    " Kaggle, and write its number into the log if it arrived, or take the line out"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """A line of submissions/log.csv. commit: of the code that made the file, with a + if the code had changed since.
+    """A line of submissions/log.csv. commit: see `commit`.
 
     present, future, validation: MAP@12 of the validation split, the last one weighted. public, private: Kaggle's, empty
-    until they are known. status: pending, complete or error. sha256: the first digits of the file's, to know it again.
+    until they are known. status: pending, complete or error. ref: Kaggle's; empty while it is being sent, and for good
+    if that was cut off. sha256: the first digits of the file's, to know it again.
     """
 
     name: str
@@ -61,6 +67,7 @@ def check_csv(path: Path, clicks_test: Path) -> int:
     than 12 ads, 12 of them), and nothing else.
     """
     displays, ads, lengths = _read(path)
+    existing(clicks_test, "run `dvc repro` first, whose stage `ingest` makes it")
     expected = pq.read_table(clicks_test, columns=["display_id", "ad_id"])
     lines = np.arange(len(displays)) + 2
     _refuse_repeated(displays, lines, f"{path}, line {{line}}: display {{value}} stands in the file twice")
@@ -123,6 +130,13 @@ def _refuse_repeated(values: NDArray[Any], lines: NDArray[np.int64], message: st
         raise InputError(message.format(line=lines[second], value=values[second]))
 
 
+def existing(path: Path, advice: str) -> Path:
+    """The path of a file that is there; InputError, with what to do, if it is not."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {advice}")
+    return path
+
+
 def digest(path: Path) -> str:
     """The first digits of the SHA-256 of a CSV's text, whether or not it is gzipped."""
     text = hashlib.sha256()
@@ -132,14 +146,21 @@ def digest(path: Path) -> str:
     return text.hexdigest()[:16]
 
 
-def commit() -> str:
-    """The commit of the code, with a + if files that git knows have changed since; empty outside a repository."""
+def commit(path: Path) -> str:
+    """The first commit whose dvc.lock tells of a file: that of the code that made it.
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603, S607
+    If there is none, the current one with a +, since nobody knows what has changed beside it; empty outside a
+    repository.
+    """
 
-    head = git("rev-parse", "--short", "HEAD")
-    return head + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
+    def git(*arguments: str) -> list[str]:
+        found = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        return found.stdout.split()
+
+    with path.open("rb") as file:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    told = git("log", "--reverse", "--format=%h", f"-S{md5}", "--", "dvc.lock")
+    return told[0] if told else "".join(f"{head}+" for head in git("rev-parse", "--short", "HEAD"))
 
 
 # --- the log -----------------------------------------------------------------------------------------------------
@@ -169,26 +190,43 @@ def write_log(path: Path, entries: list[Entry]) -> None:
 
 
 def submissions_left(kaggle: Kaggle) -> int | None:
-    """How many submissions Kaggle takes for the rest of the day (UTC); None if it cannot tell before the first one."""
-    limits = kaggle.call(
-        "asking for the daily limit", lambda: kaggle.api.competition_get_submission_limits(COMPETITION)
-    )
-    return int(limits.num_allowed_now) if limits.num_total or limits.num_allowed_now else None
+    """How many submissions Kaggle takes for the rest of the day (UTC); None if it cannot tell before the first one.
 
-
-def send(kaggle: Kaggle, path: Path, message: str) -> int:
-    """Upload a file and submit it; returns Kaggle's reference.
-
-    Only the upload is tried again after a failure: of a submission nobody knows whether it arrived, and it counts.
+    Raises KaggleError if it takes none, which says whether that is for today or for good.
     """
+    limits = kaggle.call("asking for the limits", lambda: kaggle.api.competition_get_submission_limits(COMPETITION))
+    if limits.num_allowed_now:
+        return int(limits.num_allowed_now)
+    if limits.limited_by_total:
+        raise KaggleError(
+            f"Kaggle takes no more: the limit of all submissions is reached, {limits.num_total} were made"
+        )
+    if limits.num_total:
+        raise KaggleError("the daily limit of submissions is reached; Kaggle takes the next after 00:00 UTC")
+    return None
+
+
+def upload(kaggle: Kaggle, path: Path) -> str:
+    """Upload a file, which is not yet a submission; returns the token by which it can become one."""
     started = kaggle.call("announcing the upload", lambda: _start(kaggle, path))
     kaggle.call("uploading the submission", lambda: kaggle.upload(path, started.create_url))
+    return str(started.token)
+
+
+def submit(kaggle: Kaggle, token: str, message: str) -> int:
+    """Submit an uploaded file; returns Kaggle's reference.
+
+    It is tried only once: after a failure nobody knows whether it arrived, and it counts. Raises KaggleError; one with
+    a status below 500 is an answer, so nothing was submitted.
+    """
     created = kaggle.call_once(
         "submitting (look at your submissions on Kaggle before you try again)",
-        lambda: _create(kaggle, started.token, message),
+        lambda: _create(kaggle, token, message),
     )
     if not created.ref:
-        raise KaggleError(f"Kaggle did not take the submission: {created.message or 'it gave no reason'}")
+        raise KaggleError(
+            f"Kaggle did not take the submission: {created.message or 'it gave no reason'}", HTTPStatus.OK
+        )
     return int(created.ref)
 
 
@@ -221,6 +259,22 @@ def scored(kaggle: Kaggle, entry: Entry) -> Entry:
     if status == "error":
         log.warning("Kaggle could not score submission %s: %s", entry.ref, found.error_description)
     return replace(entry, status=status, public=found.public_score or "", private=found.private_score or "")
+
+
+def refreshed(kaggle: Kaggle, entries: list[Entry]) -> list[Entry]:
+    """The log with what Kaggle says by now of what was pending; a line that it cannot tell of stays, with a warning."""
+
+    def refresh(entry: Entry) -> Entry:
+        if not entry.ref.isdecimal():
+            log.warning("%s, ref %r: %s", entry.name, entry.ref, _NO_REF)
+            return entry
+        try:
+            return scored(kaggle, entry)
+        except KaggleError as error:
+            log.warning("%s, ref %s: still pending in the log: %s", entry.name, entry.ref, error)
+            return entry
+
+    return [refresh(entry) if entry.status == "pending" else entry for entry in entries]
 
 
 def wait_for_score(kaggle: Kaggle, entry: Entry, seconds: float, sleep: Callable[[float], None] = time.sleep) -> Entry:

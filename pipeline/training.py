@@ -45,19 +45,17 @@ def train(
     if options.length is None and not encoded.part("target").labelled:
         raise InputError(f"{encoded.folder}: its target has no labels to stop early by; give the model of validation")
     checkpoint = options.checkpoint or out.with_name(f".{out.name}.fits")
-    kept = checkpoint / f"done-{_fingerprint(kind, config, encoded, options.length)}"
+    kept = checkpoint / f"done-{fingerprint(kind, config, encoded, options)}"
     folders = [kept / f"seed_{number}" for number in range(seeds)]
-    for number, folder in enumerate(folders):
+    for number, (of_seed, folder) in enumerate(zip(seeded(config, seeds), folders, strict=True)):
         if options.rank is None and (folder / _SCORES).exists():  # machines that fit together all begin with the first
             log.info("seed %d of %d has been fitted before", number + 1, seeds)
             continue
-        of_seed = config if seeds == 1 else replace(config, seed=config.seed + number)
         own = None if options.checkpoint is None else checkpoint / f"seed_{number}"
         _fit(kind, of_seed, encoded, replace(options, checkpoint=own), folder)
     if options.rank:
         return None
-    total = np.sum([np.load(folder / _SCORES) for folder in folders], axis=0, dtype=np.float64)
-    score = np.asarray(total / seeds, dtype=np.float32)
+    score = mean_logits([np.load(folder / _SCORES) for folder in folders])
     write_predictions(predictions, encoded.part("target"), score)
     _move(folders, out)
     remove(checkpoint)
@@ -96,10 +94,21 @@ def _move(folders: Sequence[Path], out: Path) -> None:
         write_json(partial / "fit.json", {"length": length, "curve": fits[0]["curve"]})
 
 
-def _fingerprint(kind: Kind, config: Any, encoded: Encoded, length: float | None) -> str:
-    """Changes with the data, the config and any code, so that no fit is taken for another."""
+def seeded(config: Any, seeds: int) -> list[Any]:
+    """The config of each of several fits; of one fit the config itself, which need not have a seed."""
+    return [config if seeds == 1 else replace(config, seed=config.seed + number) for number in range(seeds)]
+
+
+def mean_logits(scores: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """What several fits make of the same impressions together (N,)."""
+    return np.asarray(np.sum(scores, axis=0, dtype=np.float64) / len(scores), dtype=np.float32)
+
+
+def fingerprint(kind: Kind, config: Any, encoded: Encoded, options: FitOptions) -> str:
+    """Changes with the data, the config, what the fit leaves out and any code, so that no fit is taken for another."""
     code = (path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
-    what = repr((kind.name, config, length, encoded.digest)).encode()
+    left_out = b"" if options.left_out is None else np.packbits(options.left_out).tobytes()
+    what = repr((kind.name, config, options.length, encoded.digest, left_out)).encode()
     return hashlib.sha256(b"\n".join([what, *code])).hexdigest()[:16]
 
 

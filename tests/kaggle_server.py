@@ -71,6 +71,7 @@ class KaggleServer:
     break_after, breaks: cut the connection after so many bytes of a file's body, so many times.
     page_size: files a page of the listing. pending: how often a submission's status is asked before it has a score.
     score: bytes of a submission -> (public, private), or a text that says what is wrong with it.
+    limits: of submissions, what is answered instead of a daily limit of five. takes: whether a submission is taken.
     """
 
     def __init__(self, files: dict[str, bytes] | None = None) -> None:
@@ -85,6 +86,8 @@ class KaggleServer:
         self.page_size = 1000
         self.pending = 0
         self.score: Callable[[bytes], tuple[str, str] | str] = lambda _: ("0.66123", "0.66234")
+        self.limits: dict[str, Any] = {}
+        self.takes = True
         self.refusals: dict[str, Refusal] = {}
         self.requests: list[Request] = []
         self.uploads: dict[str, tuple[str, bytes]] = {}  # blob token -> file name, bytes
@@ -261,6 +264,9 @@ class _Handler(BaseHTTPRequestHandler):
         if blob is None:
             self._refuse(400, "no such upload")
             return
+        if not self.kaggle.takes:
+            self._answer({"message": "The team has left", "ref": 0})
+            return
         ref = 1000 + len(self.kaggle.submissions)
         self.kaggle.submissions.append(Submission(ref, *blob, request.get("submissionDescription", "")))
         self._answer({"message": "Successfully submitted to Outbrain Click Prediction", "ref": ref})
@@ -279,7 +285,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _call_get_submission_limits(self, request: dict[str, Any]) -> None:
         if self._known(request):
             used = len(self.kaggle.submissions)
-            self._answer({"numToday": used, "numTotal": used, "numAllowedNow": max(5 - used, 0)})
+            self._answer({"numToday": used, "numTotal": used, "numAllowedNow": max(5 - used, 0)} | self.kaggle.limits)
 
     def _known(self, request: dict[str, Any]) -> bool:
         if request.get("competitionName") == COMPETITION:

@@ -26,10 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 #: From the top: a module may import from the layers below its own, and from no other package of its layer.
 LAYERS = (
     {"stages"},
-    {"report_page"},
+    {"report_page", "out_of_fold"},
     {
         "training",
-        "out_of_fold",
         "leaves",
         "tuning",
         "blending",
@@ -123,6 +122,7 @@ class Stage:
     name: str
     command: str
     deps: tuple[str, ...]
+    outs: tuple[str, ...]
     params: frozenset[str]
 
     @property
@@ -167,7 +167,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stage]:
             for dep in stage.deps:
                 params |= set(getattr(dep, "params", ()))
                 deps += [] if hasattr(dep, "params") else [dep.def_path]
-            found[stage.name] = Stage(stage.name, stage.cmd, tuple(deps), frozenset(params))
+            outs = tuple(out.def_path for out in stage.outs)
+            found[stage.name] = Stage(stage.name, stage.cmd, tuple(deps), outs, frozenset(params))
     assert len(found) > 20
     return found
 
@@ -199,6 +200,15 @@ def test_only_the_check_depends_on_the_whole_package(stages: dict[str, Stage]) -
     """Such a dep runs a stage again at every change; the check takes seconds, and its output is constant."""
     whole = {"pipeline", *(f"pipeline/{name}" for name in ("features", "models", "schemas", "stages"))}
     assert [name for name, stage in stages.items() if whole & set(stage.code)] in ([], ["check"])
+
+
+def test_no_stage_has_studies_or_checkpoints_as_an_output(stages: dict[str, Stage]) -> None:
+    """DVC removes outputs before a stage runs: what nights of tuning have found would be gone."""
+    kept = [word for stage in stages.values() for word in re.findall(r"--(?:study|checkpoint) (\S+)", stage.command)]
+    assert {path.split("/")[0] for path in kept} == {"studies", "checkpoints"}
+    outs = {out for stage in stages.values() for out in stage.outs}
+    assert {path for path in kept for out in outs if covers(out, path) or covers(path, out)} == set()
+    assert {out for out in outs if out.split("/")[0] in ("studies", "checkpoints")} == set()
 
 
 def test_deps_exist(stages: dict[str, Stage]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline import training
 from pipeline.core.errors import InputError, ParameterError
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.factorization.model import FactorizationModel
@@ -31,13 +32,14 @@ def world(tmp_path: Path) -> Encoded:
     return write_mixed(tmp_path / "encoded", displays=200)
 
 
-def scored(world: Encoded, folder: Path, kind: str = "lr", folds: int = FOLDS, **values: Any) -> Path:
+def scored(world: Encoded, folder: Path, kind: str = "lr", folds: int = FOLDS, seeds: int = 1, **values: Any) -> Path:
     """The folder of lr's scores of a world."""
     target = world.part("target")
     write_predictions(folder / "p.parquet", target, np.arange(target.rows, dtype=np.float32))
     model = load_kind(kind)
     options = FitOptions(runtime=RuntimeConfig(threads=1), length=1.0, checkpoint=folder / "checkpoint")
-    out_of_fold("base", model, model.config(**values), world, options, folds, folder / "p.parquet", folder / "s/base")
+    config, predictions, out = model.config(**values), folder / "p.parquet", folder / "s/base"
+    out_of_fold("base", model, config, world, options, folds, predictions, out, seeds)
     return folder / "s"
 
 
@@ -91,6 +93,32 @@ def test_what_knows_of_the_future_says_so(world: Encoded, tmp_path: Path) -> Non
     assert {name: field.scope for name, field in found.items()} == {"a": "out-of-fold", "b": "out-of-fold-future"}
     crossed = scored(world, tmp_path / "c", scopes=("static",), crosses=("page x rate",))
     assert Encoded(world.folder, crossed).fields["base_score"].scope == "out-of-fold-future"
+
+
+def test_history_is_scored_by_as_many_seeds_as_the_target(world: Encoded, tmp_path: Path) -> None:
+    alone = [np.load(scored(world, tmp_path / f"{s}", "fm", seed=s) / "base/history.npy") for s in (1, 2, 3)]
+    together = np.load(scored(world, tmp_path / "all", "fm", seeds=3) / "base/history.npy")
+    assert not np.array_equal(alone[0], alone[1])
+    np.testing.assert_allclose(together, np.mean(np.float64(alone), axis=0), rtol=1e-6, atol=1e-7)
+
+
+def test_a_fold_that_older_code_scored_is_scored_again(
+    world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = (scored(world, tmp_path / "whole") / "base/history.npy").read_bytes()
+    predict = FactorizationModel.predict
+    with monkeypatch.context() as patched:
+        patched.setattr(FactorizationModel, "predict", lambda self, part: predict(self, part) + 1)
+        patched.setattr("pipeline.out_of_fold.write_scores", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            scored(world, tmp_path / "killed")
+    assert len(list((tmp_path / "killed/checkpoint").glob("*.npy"))) == FOLDS
+    monkeypatch.setattr(training, "__file__", str(tmp_path / "changed" / "training.py"))
+    assert (scored(world, tmp_path / "killed") / "base/history.npy").read_bytes() == expected
+
+
+def interrupted(*arguments: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_killed_run_goes_on(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

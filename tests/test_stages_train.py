@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from pipeline.core.errors import InputError, ParameterError
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.metrics import evaluate, map12
 from pipeline.models.base import model_config
+from pipeline.report import Report, Score
+from pipeline.report_page import write_page
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.predictions import labels_of, read_scores
 from pipeline.stages import blend as blend_stage
+from pipeline.stages import command
 from pipeline.stages import train as train_stage
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -178,6 +182,23 @@ def test_the_submission_is_what_validation_chose(workspace: Workspace) -> None:
     np.testing.assert_allclose(1 / (1 + np.exp(-score)), p, atol=1e-4)
 
 
+def test_the_page_shows_what_the_blend_found(workspace: Workspace, tmp_path: Path) -> None:
+    blended, slices = workspace.json("blend/blend.json"), workspace.json("slices/blend.json")
+    scores = [Score(name=name, validation=0.5, test=None) for name in (*MODELS, "blend")]
+    report = Report(
+        source="kaggle", submission="blend.csv", whole=True, scores=scores, closed=None, leaks=True,
+        twins=("deep", "rate"), blend=blended, warnings=[], slices=slices,
+    )  # fmt: skip
+    write_page(report, tmp_path / "index.html", tmp_path / "slices.png")
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr.*?>(.*?)</tr>", page, re.DOTALL)]
+    assert any(blended["lost_without"].values())
+    for i, name in enumerate(MODELS):
+        shown = [f"{column[i]:.3f}" for column in blended["columns"].values()]
+        shown += [f"{blended['lost_without'][name]:.4f}", *(f"{value:.3f}" for value in blended["correlations"][i])]
+        assert [name, *shown] in rows
+
+
 def test_the_same_again_is_the_same_bytes(workspace: Workspace, tmp_path: Path, runtime: RuntimeConfig) -> None:
     again = Workspace(tmp_path, workspace.encoded, runtime)
     for model in MODELS:
@@ -194,6 +215,18 @@ def test_tuned_values_are_used(workspace: Workspace, tmp_path: Path, runtime: Ru
     network = torch.load(tmp_path / "models/validation/deep/network.pt", weights_only=True)["network"]
     assert network["embed.weight"].shape[1] == 17
     assert network["mlp.layers.3.weight"].shape == (4, 4)
+
+
+def test_a_model_that_diverges_is_told_without_a_traceback(
+    workspace: Workspace, tmp_path: Path, runtime: RuntimeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Workspace(tmp_path, workspace.encoded, runtime)
+    other.path("tuned.yaml").write_text("embedding_learning_rate: 1.0e+30\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="1"):
+        command.run(lambda arguments: other.validate("deep"), [])
+    told = capsys.readouterr().err
+    assert told.endswith("error: scores must be finite; the model has diverged, try a smaller learning rate\n")
+    assert "Traceback" not in told
 
 
 def test_mistakes(workspace: Workspace, tmp_path: Path, runtime: RuntimeConfig) -> None:

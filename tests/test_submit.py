@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import logging
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 from pipeline.core.errors import InputError, UserError
 from pipeline.kaggle_client import Kaggle, KaggleError
 from pipeline.stages import submit as stage
-from pipeline.submit import Entry, check_csv, digest, read_log, send, wait_for_score, write_log
+from pipeline.submit import Entry, check_csv, commit, digest, read_log, submit, upload, wait_for_score, write_log
 from tests.kaggle_server import TOKEN, KaggleServer
 
 DISPLAYS = {7: [3, 1, 2], 8: [9, 4], 11: list(range(20, 33))}  # the last has 13 ads, of which 12 are named
@@ -127,8 +129,11 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[KaggleSe
 
 
 @pytest.fixture
-def command(tmp_path: Path, clicks_test: Path, written: Callable[..., Path]) -> Callable[..., list[Entry]]:
+def command(
+    tmp_path: Path, clicks_test: Path, written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[Entry]]:
     """command(*options): the stage on a good file of the real competition's kind; gives the log afterwards."""
+    monkeypatch.setattr(stage, "TEST_DISPLAYS", len(DISPLAYS))
     written(GOOD, name="blend.csv.gz")
     (tmp_path / "manifest.json").write_text(json.dumps({"source": "directory"}))
     (tmp_path / "blend.json").write_text(json.dumps({"map12": 0.65, "map12_present": 0.6612345, "map12_future": 0.64}))
@@ -181,6 +186,22 @@ def test_the_daily_limit_is_respected(command: Callable[..., list[Entry]], serve
     assert len(server.submissions) == 5
 
 
+def test_the_limit_of_all_submissions_is_another_one(command: Callable[..., list[Entry]], server: KaggleServer) -> None:
+    server.limits = {"numToday": 0, "numTotal": 40, "numAllowedNow": 0, "limitedByTotal": True}
+    with pytest.raises(UserError, match="the limit of all submissions is reached, 40 were made"):
+        command()
+    assert server.submissions == []
+
+
+def test_an_unknown_limit_is_told(
+    command: Callable[..., list[Entry]], server: KaggleServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.limits = {"numToday": 0, "numTotal": 0, "numAllowedNow": 0}
+    with caplog.at_level(logging.INFO):
+        assert len(command()) == 1
+    assert "Kaggle does not tell, before the first one, how many submissions it takes today" in caplog.text
+
+
 def test_what_is_pending_is_filled_in_by_the_next_submission(
     command: Callable[..., list[Entry]], server: KaggleServer
 ) -> None:
@@ -191,11 +212,73 @@ def test_what_is_pending_is_filled_in_by_the_next_submission(
     assert (first.status, first.public, second.status) == ("complete", "0.66123", "pending")
 
 
+@pytest.mark.parametrize(
+    ("ref", "told"),
+    [
+        ("999", "ref 999: still pending"),
+        ("12x", "ref '12x': this line of the log"),
+        ("", "ref '': this line of the log"),
+    ],
+)
+def test_a_line_that_kaggle_cannot_tell_of_is_no_obstacle(
+    command: Callable[..., list[Entry]],
+    server: KaggleServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    ref: str,
+    told: str,
+) -> None:
+    old = Entry(name="old", commit="", present="", future="", validation="0.6", ref=ref, sha256="another")
+    write_log(tmp_path / "log.csv", [old])
+    kept, sent = command()
+    assert kept == old
+    assert sent.status == "complete"
+    assert f"old, {told}" in caplog.text
+
+
+class KilledError(Exception):
+    """What ends the command while it waits for an answer."""
+
+
+def test_what_was_being_sent_when_the_command_was_killed_is_in_the_log(
+    command: Callable[..., list[Entry]], server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> int:
+        submit(*arguments)  # type: ignore[arg-type]
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "submit", killed)
+        with pytest.raises(KilledError):
+            command()
+    (entry,) = read_log(tmp_path / "log.csv")
+    assert (entry.name, entry.status, entry.ref) == ("blend", "pending", "")
+    with pytest.raises(UserError, match=r"as nobody knows what: .* look at your submissions on Kaggle"):
+        command()
+    assert len(server.submissions) == 1
+    assert [e.ref for e in command("--again")] == ["", "1001"]
+
+
+def test_what_kaggle_refuses_is_not_in_the_log(
+    command: Callable[..., list[Entry]], server: KaggleServer, tmp_path: Path
+) -> None:
+    server.refuse("CreateSubmission", 400, times=1)
+    with pytest.raises(KaggleError, match="HTTP 400"):
+        command()
+    assert read_log(tmp_path / "log.csv") == []
+    server.takes = False
+    with pytest.raises(KaggleError, match="did not take the submission: The team has left"):
+        command()
+    assert read_log(tmp_path / "log.csv") == []
+    server.takes = True
+    assert len(command()) == 1
+
+
 def test_waiting_for_the_score_ends(server: KaggleServer, written: Callable[..., Path]) -> None:
     server.pending = 3
     waits: list[float] = []
     with Kaggle() as kaggle:
-        ref = send(kaggle, written(GOOD), "a message")
+        ref = submit(kaggle, upload(kaggle, written(GOOD)), "a message")
         entry = Entry(name="a", commit="", present="", future="", validation="", ref=str(ref))
         assert wait_for_score(kaggle, entry, 20.0, waits.append).status == "pending"
         assert sum(waits) == 20.0
@@ -231,6 +314,57 @@ def test_a_simulated_world_is_not_sent(
     with pytest.raises(UserError, match="about a simulated world"):
         command()
     assert server.requests == []
+
+
+def test_a_file_of_other_data_is_sent_only_by_force(
+    command: Callable[..., list[Entry]], server: KaggleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "TEST_DISPLAYS", 6_245_533)
+    with pytest.raises(UserError, match=r"expected the 6245533 displays .* found 3: .*clicks_test\.parquet .*--force"):
+        command()
+    assert server.requests == []
+    assert len(command("--force")) == 1
+
+
+MADE_BY = {
+    "manifest.json": "run `dvc repro` first",
+    "clicks_test.parquet": "run `dvc repro` first, whose stage `ingest` makes it",
+    "blend.json": "holds the validation scores of .*blend.csv.gz; run `dvc repro`, or name their file by --metrics",
+}
+
+
+@pytest.mark.parametrize(("name", "advice"), MADE_BY.items())
+def test_a_file_that_is_not_there_is_told_with_what_makes_it(
+    command: Callable[..., list[Entry]], server: KaggleServer, tmp_path: Path, name: str, advice: str
+) -> None:
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: no such file; .*{advice}"):
+        command()
+    assert server.requests == []
+
+
+def test_the_commit_is_that_whose_lock_tells_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    def committed(lock: str) -> str:
+        (tmp_path / "dvc.lock").write_text(lock)
+        git("add", "dvc.lock")
+        git("commit", "-qm", "a run")
+        return git("rev-parse", "--short", "HEAD")
+
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "blend.csv"
+    file.write_text("a submission")
+    assert commit(file) == ""
+    git("init", "-q")
+    before = committed("outs: []")
+    assert commit(file) == f"{before}+"
+    made = committed(f"md5: {hashlib.md5(b'a submission').hexdigest()}")
+    committed("md5: of what came after it")
+    assert commit(file) == made
 
 
 def test_without_credentials_nothing_is_sent(

@@ -11,22 +11,23 @@ them to trust.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.blending.stack import BlendConfig, Sample, Stack, thinned
-from pipeline.blending.ways import ALONE, TREES, Combination, Way, ways
+from pipeline.blending.stack import BlendConfig, Sample, Stack, blocks, thinned
+from pipeline.blending.ways import ALONE, TREES, Combination, Way, scored, ways
 from pipeline.core.progress import bar
-from pipeline.metrics import Judged, Labelled, map12, standard_error, tie_hash, weighted_mean
+from pipeline.metrics import Judged, Labelled, standard_error, tie_hash, weighted_mean
 
 
 @dataclass(frozen=True, slots=True)
 class Blend:
     """combination: fitted on all displays, by the way of that name. out_of_fold: (N,) each display's score by nested
     cross-validation. validated, losses: cross-validated MAP@12 of each way, whose best flatters itself, and -log of the
-    click's chance. chosen: which way each fold's displays were scored by. without: by how much the chosen way's cross-
-    validated MAP@12 falls when it has to do without each member.
+    click's chance. chosen: which way each fold's displays were scored by. without: by how much the cross-validated
+    MAP@12 falls without each member: that of the chosen way, or, if no such way is left, to that of the best other one.
     """
 
     combination: Combination
@@ -43,15 +44,14 @@ def blend(stack: Stack, labels: Labelled, config: BlendConfig) -> Blend:
     every, whole, future = ways(config.members, config.trials), Sample(stack, labels), stack.future
     fold = (tie_hash(labels.display_id, np.zeros_like(labels.display_id)) % np.uint64(config.folds)).astype(np.int64)
     folds = [int(f) for f in np.unique(fold)]
-    judged, scores = _all_fits(whole, fold, every, config)
-    outer = {way: Judged.of(score, labels) for way, score in scores.items()}
+    inner, outer = _all_fits(whole, fold, every, config)
     out_of_fold, chosen = np.zeros(len(stack.logits), np.float32), []
     for f in folds:
         others = [g for g in folds if g != f]
-        inner = {way: Judged.joined([judged[way, frozenset((f, g)), g] for g in others]) for way in every}
-        chosen.append(choose(inner, np.concatenate([future[fold == g] for g in others])))
-        rows = np.repeat(fold == f, stack.lengths)
-        out_of_fold[rows] = scores[chosen[-1]][rows]
+        competing = {way: Judged.joined([inner[way, f, g] for g in others]) for way in every}
+        chosen.append(choose(competing, np.concatenate([future[fold == g] for g in others])))
+        combination = every[chosen[-1]](whole.take(thinned(fold != f, config.search_displays)))
+        out_of_fold[np.repeat(fold == f, stack.lengths)] = scored(combination, stack.take(fold == f))
     way = choose(outer, future)
     return Blend(
         combination=every[way](whole.take(thinned(np.ones(len(fold), bool), config.search_displays))),
@@ -60,34 +60,45 @@ def blend(stack: Stack, labels: Labelled, config: BlendConfig) -> Blend:
         validated={name: weighted_mean(found.gain, future) for name, found in outer.items()},
         losses={name: weighted_mean(found.loss, future) for name, found in outer.items()},
         chosen=chosen,
-        without=_without(whole, fold, way, config) if len(config.members) > 2 else {},
+        without=_without(whole, fold, way, weighted_mean(outer[way].gain, future), config),
     )
 
 
 def _all_fits(
     whole: Sample, fold: NDArray[np.int64], every: dict[str, Way], config: BlendConfig
-) -> tuple[dict[tuple[str, frozenset[int], int], Judged], dict[str, NDArray[np.float32]]]:
-    """Fit every way without each fold and without each pair of folds.
+) -> tuple[dict[tuple[str, int, int], Judged], dict[str, Judged]]:
+    """Fit every way without each fold and without each pair of folds, and judge it on what it was fitted without.
 
-    Returns judged[way, left out, f], of fold f's displays, and scores[way] (N,), by fits without a display's own fold.
+    Returns inner[way, f, g], of fold g's displays by fits without f and g, and outer[way], of all displays (D,) by fits
+    without a display's own fold. The scores themselves are not kept: those of all ways would take several GB.
     """
     folds = [int(f) for f in np.unique(fold)]
-    judged: dict[tuple[str, frozenset[int], int], Judged] = {}
-    scores = {way: np.zeros(len(whole.stack.logits), np.float32) for way in every}
-    left_outs = [frozenset((f, g)) for f in folds for g in folds if f <= g]
-    with bar(len(left_outs) * len(every), "blending", "fit") as shown:
-        for left_out in left_outs:
-            training = whole.take(thinned(~np.isin(fold, list(left_out)), config.search_displays))
-            held_out = {f: whole.take(fold == f) for f in left_out}
+    inner: dict[tuple[str, int, int], Judged] = {}
+    outer = {way: Judged(np.empty(len(fold), np.float32), np.empty(len(fold), np.float32)) for way in every}
+    pairs = list(combinations_with_replacement(folds, 2))
+    with bar(len(pairs) * len(every), "blending", "fit") as shown:
+        for pair in pairs:
+            training = whole.take(thinned(~np.isin(fold, pair), config.search_displays))
+            fitted = {}
             for name, way in every.items():
-                combination = way(training)
-                for f, part in held_out.items():
-                    score = combination.score(part.stack)
-                    judged[name, left_out, f] = Judged.of(score, part.labels)
-                    if len(left_out) == 1:
-                        scores[name][np.repeat(fold == f, whole.stack.lengths)] = score
+                fitted[name] = way(training)
                 shown.update(1)
-    return judged, scores
+            for f, g in {pair, pair[::-1]}:
+                held_out = whole.take(fold == g)
+                for name, combination in fitted.items():
+                    found = _judged(combination, held_out)
+                    if f == g:
+                        outer[name].gain[fold == g], outer[name].loss[fold == g] = found.gain, found.loss
+                    else:
+                        inner[name, f, g] = found
+    return inner, outer
+
+
+def _judged(combination: Combination, sample: Sample) -> Judged:
+    """What its scores are worth in each display of a sample, as float32."""
+    parts = [sample.take(block) for block in blocks(sample.stack.displays)]
+    found = Judged.joined([Judged.of(combination.score(part.stack), part.labels) for part in parts])
+    return Judged(found.gain.astype(np.float32), found.loss.astype(np.float32))
 
 
 def choose(judged: dict[str, Judged], future: NDArray[np.bool_]) -> str:
@@ -115,22 +126,33 @@ def choose(judged: dict[str, Judged], future: NDArray[np.bool_]) -> str:
     return best if clearly(best, likeliest) else likeliest
 
 
-def _without(whole: Sample, fold: NDArray[np.int64], way: str, config: BlendConfig) -> dict[str, float]:
-    """How much MAP@12 a way loses without each member; 0 for the others of a member that is taken alone."""
-    if way.endswith(ALONE):
-        return dict.fromkeys(config.members, 0.0)
-    with_all = _cross_validated(whole, fold, ways(config.members, config.trials)[way], config)
+def _without(
+    whole: Sample, fold: NDArray[np.int64], way: str, with_all: float, config: BlendConfig
+) -> dict[str, float]:
+    """How much of the MAP@12 `with_all` a way loses without each member; none without the others of one taken alone.
+
+    Where the way itself is gone, since its only member is, or since a single one is left, the best of all other ways
+    takes its place.
+    """
     lost = {}
-    for i, member in enumerate(config.members):
-        others = ways([name for name in config.members if name != member], config.trials)[way]
-        lost[member] = with_all - _cross_validated(whole.without(i), fold, others, config)
+    for i, member in enumerate(config.members if len(config.members) > 1 else ()):
+        if way.endswith(ALONE) and way != f"{member}{ALONE}":
+            lost[member] = 0.0
+            continue
+        others = ways([name for name in config.members if name != member], config.trials)
+        others = {way: others[way]} if way in others else others
+        lost[member] = with_all - max(_cross_validated(whole, fold, i, others, config))
     return lost
 
 
-def _cross_validated(whole: Sample, fold: NDArray[np.int64], way: Way, config: BlendConfig) -> float:
-    """MAP@12 of a way."""
-    score = np.zeros(len(whole.stack.logits), np.float32)
+def _cross_validated(
+    whole: Sample, fold: NDArray[np.int64], member: int, every: dict[str, Way], config: BlendConfig
+) -> list[float]:
+    """MAP@12 of some ways without a member."""
+    gains = [np.empty(len(fold), np.float32) for _ in every]
     for f in np.unique(fold):
-        combination = way(whole.take(thinned(fold != f, config.search_displays)))
-        score[np.repeat(fold == f, whole.stack.lengths)] = combination.score(whole.stack.take(fold == f))
-    return map12(score, whole.labels)
+        training = whole.take(thinned(fold != f, config.search_displays)).without(member)
+        held_out = whole.take(fold == f).without(member)
+        for gain, way in zip(gains, every.values(), strict=True):
+            gain[fold == f] = _judged(way(training), held_out).gain
+    return [weighted_mean(gain, whole.stack.future) for gain in gains]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,6 +18,9 @@ from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 from pipeline.schemas.impressions import COLD
 
 _MOST_CODES = 16
+_BLOCK_DISPLAYS = 1 << 18
+
+Chosen = NDArray[np.bool_] | slice  # of the displays: (D,), or those that follow each other
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +42,7 @@ class BlendConfig:
     def __post_init__(self) -> None:
         check(len(self.members) >= 1, "members: expected at least one model")
         check(len(set(self.members)) == len(self.members), f"members: one stands twice in {list(self.members)}")
-        check(self.folds >= 3, f"folds: must be 3 or more, found {self.folds}")
+        check(3 <= self.folds <= 20, f"folds: must be from 3 to 20, found {self.folds}")
         check(self.search_displays >= 1, f"search_displays: must be 1 or more, found {self.search_displays}")
         check(self.trials >= 1, f"trials: must be 1 or more, found {self.trials}")
 
@@ -48,13 +51,14 @@ class BlendConfig:
 class Stack:
     """N impressions of D displays. logits: (N, M). context: (N, C) float32, with its columns' names. offsets: (D + 1,).
 
-    cold: (D, K), whether some ad, the user or the page is new. future: (D,).
+    cold: (D, K), whether some ad, the user or the page is new, and which of them each of the `flags` is. future: (D,).
     """
 
     logits: NDArray[np.float32]
     context: NDArray[np.float32]
     names: tuple[str, ...]
     cold: NDArray[np.bool_]
+    flags: tuple[str, ...]
     offsets: NDArray[np.int64]
     future: NDArray[np.bool_]
 
@@ -66,9 +70,9 @@ class Stack:
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.offsets)
 
-    def take(self, displays: NDArray[np.bool_]) -> Stack:
-        """The impressions of some displays (D,)."""
-        rows = np.repeat(displays, self.lengths)
+    def take(self, displays: Chosen) -> Stack:
+        """The impressions of some displays; of a slice of them nothing is copied."""
+        rows = _rows(displays, self.offsets)
         return replace(
             self,
             logits=self.logits[rows],
@@ -79,10 +83,22 @@ class Stack:
         )
 
 
-def take_labels(labels: Labelled, displays: NDArray[np.bool_]) -> Labelled:
-    """The labels of some displays (D,)."""
-    lengths = np.diff(labels.offsets)
-    rows = np.repeat(displays, lengths)
+def _rows(displays: Chosen, offsets: NDArray[np.int64]) -> NDArray[np.bool_] | slice:
+    """The impressions of some displays."""
+    if isinstance(displays, slice):
+        first, last, _ = displays.indices(len(offsets) - 1)
+        return slice(offsets[first], offsets[last])
+    return np.repeat(displays, np.diff(offsets))
+
+
+def blocks(displays: int) -> Iterator[slice]:
+    """All displays in their order, so few at a time that what is computed of a block's impressions is small."""
+    return (slice(first, first + _BLOCK_DISPLAYS) for first in range(0, displays, _BLOCK_DISPLAYS))
+
+
+def take_labels(labels: Labelled, displays: Chosen) -> Labelled:
+    """The labels of some displays; of a slice of them nothing is copied."""
+    lengths, rows = np.diff(labels.offsets), _rows(displays, labels.offsets)
     return replace(
         labels,
         clicked=np.asarray(labels.clicked)[rows],
@@ -100,8 +116,8 @@ class Sample:
     stack: Stack
     labels: Labelled
 
-    def take(self, displays: NDArray[np.bool_]) -> Sample:
-        """Some of the displays (D,)."""
+    def take(self, displays: Chosen) -> Sample:
+        """Some of the displays."""
         return Sample(self.stack.take(displays), take_labels(self.labels, displays))
 
     def without(self, member: int) -> Sample:
@@ -128,10 +144,10 @@ def read_stack(encoded: Encoded, logits: NDArray[np.float32], context: Sequence[
 
     Raises ParameterError for a field of the context that has several values a row or too many codes.
     """
-    part, columns, names, cold = encoded.part("target"), [], [], []
+    part, columns, names = encoded.part("target"), [], []
+    flags = tuple(name for name in context if name in COLD)
     for name in context:
-        if name in COLD:
-            cold.append(part.array(name))
+        if name in flags:
             continue
         if name not in encoded.fields:
             log.info("blend.context: %s is not encoded, so it is left out", name)
@@ -148,7 +164,10 @@ def read_stack(encoded: Encoded, logits: NDArray[np.float32], context: Sequence[
         logits=logits,
         context=np.stack(columns, axis=1) if columns else np.empty((part.rows, 0), np.float32),
         names=tuple(names),
-        cold=np.stack(cold, axis=1) if cold else np.empty((len(part.offsets) - 1, 0), bool),
+        cold=np.stack([part.array(name) for name in flags], axis=1)
+        if flags
+        else np.empty((len(part.offsets) - 1, 0), bool),
+        flags=flags,
         offsets=part.offsets,
         future=np.asarray(part.array("future")),
     )

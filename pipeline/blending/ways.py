@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from pipeline.blending.stack import Sample, Stack
+from pipeline.blending.stack import Sample, Stack, blocks
 from pipeline.blending.weights import (
     Weights,
     equal_weights,
@@ -49,15 +49,23 @@ class Combination(Protocol):
     """What a way has fitted.
 
     score: (N,) float32, whose softmax over a display is the chance of its ads. explain: what to show of it, a column of
-    one number a member under each heading.
+    one number a member under each heading. explain_context: the same of what it reads beside the members, by name.
     """
 
     def score(self, stack: Stack) -> NDArray[np.float32]: ...
 
     def explain(self) -> dict[str, list[float]]: ...
 
+    def explain_context(self) -> dict[str, dict[str, float]]: ...
+
 
 Way = Callable[[Sample], Combination]
+C = TypeVar("C")
+
+
+def scored(combination: Combination, stack: Stack) -> NDArray[np.float32]:
+    """combination.score, block by block: some ways make several columns of each that they read."""
+    return np.concatenate([combination.score(stack.take(block)) for block in blocks(stack.displays)])
 
 
 def ways(members: Sequence[str], trials: int) -> dict[str, Way]:
@@ -96,6 +104,9 @@ class Weighted:
     def explain(self) -> dict[str, list[float]]:
         return {"weight": self.weights.tolist()}
 
+    def explain_context(self) -> dict[str, dict[str, float]]:
+        return {}
+
 
 def _only(member: int, count: int) -> Callable[[Sample], Weights]:
     return lambda sample: np.eye(count)[member]
@@ -118,16 +129,24 @@ def fit_likelihood(sample: Sample) -> Combination:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """<w, columns>, see `_columns`; w in units of the columns themselves."""
+    """<w, columns>, see `_columns`; w in units of the columns themselves. names, flags: see Stack."""
 
     weights: Weights
     members: int
+    names: tuple[str, ...]
+    flags: tuple[str, ...]
 
     def score(self, stack: Stack) -> NDArray[np.float32]:
         return _columns(stack) @ self.weights.astype(np.float32)
 
     def explain(self) -> dict[str, list[float]]:
-        return {"weight": self.weights[: self.members].tolist()}
+        of_flags = self.weights[self.members + len(self.names) :].reshape(len(self.flags), self.members)
+        more = {f"more if {flag}": row.tolist() for flag, row in zip(self.flags, of_flags, strict=True)}
+        return {"weight": self.weights[: self.members].tolist(), **more}
+
+    def explain_context(self) -> dict[str, dict[str, float]]:
+        of_context = self.weights[self.members : self.members + len(self.names)].tolist()
+        return {"weight": dict(zip(self.names, of_context, strict=True))} if self.names else {}
 
 
 def _columns(stack: Stack) -> NDArray[np.float32]:
@@ -150,7 +169,7 @@ def fit_linear(sample: Sample) -> Combination:
         return value + _RIDGE * float(away @ away), slope + 2 * _RIDGE * away
 
     found = minimize(loss, towards, jac=True, method="L-BFGS-B")
-    return Linear(np.asarray(found.x) / spread, members)
+    return Linear(np.asarray(found.x) / spread, members, sample.stack.names, sample.stack.flags)
 
 
 # --- trees ---------------------------------------------------------------------------------------------------------
@@ -162,15 +181,23 @@ class Trees:
 
     start: Weighted
     booster: lgb.Booster
+    columns: tuple[str, ...]  # that they read beside the logits and their gaps
 
     def score(self, stack: Stack) -> NDArray[np.float32]:
         return self.start.score(stack) + np.asarray(self.booster.predict(_features(stack)), np.float32)
 
     def explain(self) -> dict[str, list[float]]:
+        share, members = self._shares(), len(self.start.weights)
+        of_member = share[:members] + share[members : 2 * members]
+        return {**self.start.explain(), "share of the trees' gain": of_member.tolist()}
+
+    def explain_context(self) -> dict[str, dict[str, float]]:
+        of_context = self._shares()[2 * len(self.start.weights) :].tolist()
+        return {"share of the trees' gain": dict(zip(self.columns, of_context, strict=True))}
+
+    def _shares(self) -> Weights:
         gain = np.asarray(self.booster.feature_importance("gain"), np.float64)
-        members = len(self.start.weights)
-        of_member = gain[:members] + gain[members : 2 * members]
-        return {**self.start.explain(), "share of the trees' gain": (of_member / max(gain.sum(), 1e-12)).tolist()}
+        return gain / max(gain.sum(), 1e-12)
 
 
 def _features(stack: Stack) -> NDArray[np.float32]:
@@ -194,7 +221,8 @@ def fit_trees(sample: Sample) -> Combination:
         init_score=start.score(stack).astype(np.float64),
         params=_TREES,
     )
-    return Trees(start, lgb.train(_TREES, data, num_boost_round=_ROUNDS))
+    columns = (*stack.names, "future", "ads", *stack.flags)
+    return Trees(start, lgb.train(_TREES, data, num_boost_round=_ROUNDS), columns)
 
 
 # --- by part -------------------------------------------------------------------------------------------------------
@@ -215,11 +243,15 @@ class ByPart:
         return score
 
     def explain(self) -> dict[str, list[float]]:
-        return {
-            f"{name}, {heading}": column
-            for name, part in (("present", self.present), ("future", self.future))
-            for heading, column in part.explain().items()
-        }
+        return _by_part(self.present.explain(), self.future.explain())
+
+    def explain_context(self) -> dict[str, dict[str, float]]:
+        return _by_part(self.present.explain_context(), self.future.explain_context())
+
+
+def _by_part(present: dict[str, C], future: dict[str, C]) -> dict[str, C]:
+    parts = (("present", present), ("future", future))
+    return {f"{name}, {heading}": column for name, part in parts for heading, column in part.items()}
 
 
 def by_part(way: Way) -> Way:

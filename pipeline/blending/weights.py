@@ -13,6 +13,8 @@ from pipeline.metrics import Labelled, map12, softmax
 
 Weights = NDArray[np.float64]
 
+_BLOCK_DISPLAYS = 1 << 18
+
 
 def equal_weights(logits: NDArray[np.float32], labels: Labelled) -> Weights:
     """As much of each member (M,), once its logits are scaled to their own greatest likelihood."""
@@ -67,8 +69,13 @@ def searched_weights(logits: NDArray[np.float32], labels: Labelled, start: Weigh
 
 def correlations(logits: NDArray[np.float32], labels: Labelled) -> NDArray[Any]:
     """How alike the members rank: correlation (M, M) of their logits, each display's mean taken out."""
-    lengths = np.diff(labels.offsets)
-    means = np.add.reduceat(logits.astype(np.float64), labels.offsets[:-1], axis=0) / lengths[:, None]
-    centred = logits - np.repeat(means, lengths, axis=0)
-    scale = np.sqrt((centred**2).sum(0))
-    return (centred.T @ centred) / np.maximum(np.outer(scale, scale), 1e-12)
+    members, offsets = logits.shape[1], labels.offsets
+    products = np.zeros((members, members))
+    for first in range(0, len(offsets) - 1, _BLOCK_DISPLAYS):
+        borders = offsets[first : first + _BLOCK_DISPLAYS + 1]
+        values, lengths = logits[borders[0] : borders[-1]].astype(np.float64), np.diff(borders)
+        means = np.add.reduceat(values, borders[:-1] - borders[0], axis=0) / lengths[:, None]
+        values -= np.repeat(means, lengths, axis=0)
+        products += values.T @ values
+    scale = np.sqrt(np.diag(products))
+    return products / np.maximum(np.outer(scale, scale), 1e-12)

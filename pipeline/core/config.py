@@ -2,13 +2,14 @@
 
 Unknown keys, missing keys and wrong types are errors that name the key and what was found: a typing mistake must not
 cost a night's run. A field's type is one of: bool, int, float, str, `X | None`, `Literal[...]`, `tuple[X, ...]`,
-`dict[str, X]` or another dataclass. A field with a default may be left out.
+`dict[str, X]` or another dataclass. A field with a default may be left out. Numbers must be finite.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from pathlib import Path
@@ -107,6 +108,8 @@ def _scalar(hint: type, value: Any, where: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
         raise ParameterError(f"{where}: must be {names.get(hint, hint.__name__)}, found {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):  # it would pass most checks of a range
+        raise ParameterError(f"{where}: must be a finite number, found {value}")
     return value
 
 

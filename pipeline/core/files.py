@@ -15,19 +15,36 @@ from typing import Any
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` (file or folder), which takes its place on success and goes on failure.
 
-    A temporary path that an earlier, killed run left behind is removed first.
+    A temporary path that an earlier, killed run left behind is removed first. A folder cannot be renamed over another,
+    so the old one is set aside for a moment; who reads it after a kill calls `take_back` first.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     remove(partial)
+    take_back(path)
     try:
         yield partial
-        if path.is_dir() or partial.is_dir():
-            remove(path)  # a folder cannot be renamed over another
+        if path.exists() and (path.is_dir() or partial.is_dir()):
+            path.replace(_aside(path))
         partial.replace(path)
     finally:
+        take_back(path)
         remove(partial)
+
+
+def take_back(path: Path) -> None:
+    """Put back what stood at `path` if a kill has come between setting it aside and renaming the new one; remove it if
+    the new one is there."""
+    old = _aside(path)
+    if path.exists():
+        remove(old)
+    elif old.exists():
+        old.replace(path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def remove(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -92,10 +94,24 @@ def runtime(params: Path) -> RuntimeConfig:
 
 
 def make_temporary_folder(runtime: RuntimeConfig) -> Path:
-    """A new folder below `temp_directory`; the caller removes it."""
-    parent = Path(runtime.temp_directory)
+    """A new folder below `temp_directory`; the caller removes it, or, if it is killed, the next call does."""
+    parent, of_host = Path(runtime.temp_directory), f"pipeline-{platform.node()}-"
     parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(dir=parent)).resolve()
+    for folder in parent.glob(f"{glob.escape(of_host)}*"):  # of other machines nobody knows here who lives
+        pid = folder.name.removeprefix(of_host).split("-")[0]
+        if pid.isdecimal() and not _lives(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{of_host}{os.getpid()}-", dir=parent)).resolve()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it does, and is another user's
+        return True
+    return True
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.config import check
 from pipeline.core.errors import InputError
-from pipeline.core.files import atomic_path, read_json, write_json
+from pipeline.core.files import atomic_path, read_json, take_back, write_json
 from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.core.stopping import Progress
@@ -162,6 +162,7 @@ class Trainer:
                 save_arrays(partial / kind, arrays)
 
     def _restore(self, checkpoint: Path) -> None:
+        take_back(checkpoint)
         if not (checkpoint / "progress.json").exists():
             return
         self.progress = Progress(**read_json(checkpoint / "progress.json"))

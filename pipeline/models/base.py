@@ -70,6 +70,7 @@ class Kind:
     search_space: SearchSpace
     build: Callable[[Any], Model]
     distributed: bool = False  # whether several machines can fit it together
+    version: int = 0  # to be raised when the same parameters come to make another model: a new study begins
 
 
 def load_kind(name: str) -> Kind:
@@ -79,7 +80,8 @@ def load_kind(name: str) -> Kind:
     module = importlib.import_module(f"pipeline.models.{name}")
     if not hasattr(module, "Config"):
         raise ParameterError(f"pipeline/models/{name}.py holds no Config, so it is no model")
-    return Kind(name, module.Config, module.SEARCH_SPACE, module.build, getattr(module, "DISTRIBUTED", False))
+    optional = getattr(module, "DISTRIBUTED", False), getattr(module, "VERSION", 0)
+    return Kind(name, module.Config, module.SEARCH_SPACE, module.build, *optional)
 
 
 def model_config(params: Path, name: str, tuned: Path | None = None) -> tuple[Kind, Any]:

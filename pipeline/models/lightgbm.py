@@ -31,6 +31,7 @@ from pipeline.trees.machines import joined, share
 from pipeline.trees.objectives import OBJECTIVES
 
 DISTRIBUTED = True
+MOST_LEAVES = 131072  # of a tree of LightGBM
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +71,13 @@ class Config:
             check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
         for name in ("feature_fraction", "bagging_fraction"):
             check(0 < getattr(self, name) <= 1, f"{name}: must be above 0 and at most 1, found {getattr(self, name)}")
-        for name in ("checkpoint_minutes", "seed"):
+        for name in ("checkpoint_minutes", "seed", "lambda_l2", "max_categories"):
             check(getattr(self, name) >= 0, f"{name}: must be 0 or more, found {getattr(self, name)}")
         check(self.learning_rate > 0, f"learning_rate: must be above 0, found {self.learning_rate}")
-        check(self.num_leaves >= 2, f"num_leaves: must be 2 or more, found {self.num_leaves}")
+        check(
+            2 <= self.num_leaves <= MOST_LEAVES, f"num_leaves: must be from 2 to {MOST_LEAVES}, found {self.num_leaves}"
+        )
+        check(self.max_bin >= 2, f"max_bin: must be 2 or more, found {self.max_bin}")
 
 
 SEARCH_SPACE: SearchSpace = {

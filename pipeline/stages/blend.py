@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.blending.blend import blend
 from pipeline.blending.stack import BlendConfig, Stack, read_stack
+from pipeline.blending.ways import scored
 from pipeline.blending.weights import correlations
 from pipeline.core.config import section
 from pipeline.core.files import write_json
@@ -32,14 +33,16 @@ def main(arguments: list[str]) -> None:
     options = command.parse_args(arguments)
     config = section(options.params, "blend", BlendConfig)
     validation, submission = Encoded(options.validation), Encoded(options.submission)
-    target, scored = validation.part("target"), submission.part("target")
+    target, tested = validation.part("target"), submission.part("target")
     labels, stack = labels_of(target), _stack(validation, options.validation_predictions, config)
     result = blend(stack, labels, config)
     log.info("blend: %s; %s", result.way, result.combination.explain())
     score = within_display_logits(result.out_of_fold, target.offsets)
     write_predictions(options.out / "validation.parquet", target, score)
-    submitted = result.combination.score(_stack(submission, options.submission_predictions, config))
-    write_predictions(options.out / "submission.parquet", scored, within_display_logits(submitted, scored.offsets))
+    alike = correlations(stack.logits, labels).round(4).tolist()
+    del stack  # two of them would take several GB
+    submitted = scored(result.combination, _stack(submission, options.submission_predictions, config))
+    write_predictions(options.out / "submission.parquet", tested, within_display_logits(submitted, tested.offsets))
     write_json(
         options.out / "blend.json",
         {
@@ -47,10 +50,11 @@ def main(arguments: list[str]) -> None:
             "way": result.way,
             "chosen_by_fold": result.chosen,
             "columns": _rounded(result.combination.explain()),
+            "context": {name: _rounded(values) for name, values in result.combination.explain_context().items()},
             "validated_map12": _rounded(result.validated),
             "validated_loss": _rounded(result.losses),
             "lost_without": _rounded(result.without),
-            "correlations": correlations(stack.logits, labels).round(4).tolist(),
+            "correlations": alike,
         },
     )
     write_metrics("blend", score, validation, options.metrics, options.slices)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.core.runtime import runtime
-from pipeline.models.base import model_config
+from pipeline.models.base import model_config, seeds_of
 from pipeline.out_of_fold import out_of_fold
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions
@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> None:
     fit = FitOptions(
         runtime=runtime(options.params), length=trained_length(options.like), checkpoint=options.checkpoint
     )
-    encoded = Encoded(options.encoded, options.scores)
-    out_of_fold(options.model, kind, config, encoded, fit, options.folds, options.predictions, options.out)
+    encoded, seeds = Encoded(options.encoded, options.scores), seeds_of(options.params, options.model)
+    out_of_fold(options.model, kind, config, encoded, fit, options.folds, options.predictions, options.out, seeds)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _STEPS_OF_A_RUNG = 1_000_000
 #: Sets that are tried before the sampler goes by what it has seen.
 _STARTUP = 8
+#: After so many attempts that ended in an error or with the process (of too little memory) a set is given up. A kill by
+#: the user looks the same, so one is not enough to tell that it is the set's fault.
+_ATTEMPTS = 3
 _POLL_SECONDS = 0.5
 #: How often a new set is sought near another one, where a few choices leave few of them.
 _TRIES = 20
@@ -62,7 +65,7 @@ class TuningConfig:
         check(self.minutes is None or self.minutes >= 0, f"minutes: must be 0 or more, found {self.minutes}")
         check(self.displays >= 100, f"displays: must be 100 or more, found {self.displays}")
         check(self.seed >= 0, f"seed: must be 0 or more, found {self.seed}")
-        check(self.workers >= 1, f"workers: must be 1 or more, found {self.workers}")
+        check(1 <= self.workers <= 64, f"workers: must be from 1 to 64, found {self.workers}")
 
 
 def tune(
@@ -70,9 +73,10 @@ def tune(
 ) -> optuna.Study | None:
     """Write the winner's parameters to the YAML file `out`; it is empty if the defaults won. None: nothing to search.
 
-    The study lies in `journal`, under a name that changes with the data, the defaults, the search space and the sample:
-    a second call goes on where the first one ended, a call on other data starts afresh. Calls at the same time, on all
-    machines that see the journal, share the study; each ends when nothing is left to try and nobody tries anything.
+    The study lies in `journal`, under a name that changes with the data, the defaults, the search space, the sample and
+    the kind's version (not with every edit of the code, which would lose what nights have found): a second call goes on
+    where the first one ended, a call on other data starts afresh. Calls at the same time, on all machines that see the
+    journal, share the study; each ends when nothing is left to try and nobody tries anything.
     """
     if not tuning.trials or not kind.search_space:
         _write({}, out)
@@ -98,7 +102,8 @@ def _write(found: dict[str, Any], out: Path) -> None:
 
 def _name(kind: Kind, config: Any, encoded: Encoded, tuning: TuningConfig) -> str:
     what = [kind.name, asdict(config), repr(kind.search_space), tuning.displays, tuning.seed, encoded.digest]
-    text = json.dumps([*what, FACTOR, LEAST, JUDGED], sort_keys=True)  # the last: what each trial keeps
+    what += [FACTOR, LEAST, JUDGED]  # the last: what each trial keeps
+    text = json.dumps([*what, *([kind.version] if kind.version else [])], sort_keys=True)
     return f"{kind.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -133,7 +138,7 @@ class Search:
 
     def left(self) -> int:
         """How many trials there are still to finish."""
-        return self.tuning.trials + 1 - len(self.study.get_trials(states=_FINISHED))
+        return self.tuning.trials + 1 - len(self._finished(self.study.get_trials(deepcopy=False)))
 
     def run(self) -> None:
         """Try sets until none is left, or the time is over, and no other worker tries one."""
@@ -157,12 +162,31 @@ class Search:
 
     def _taken(self) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
         """The trials that are finished, and those that some worker runs; what a dead one ran has failed."""
-        trials = self.study.get_trials(deepcopy=False)
-        running = [t for t in trials if t.state == TrialState.RUNNING]
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         dead = [t for t in running if not is_alive(self.journal, t.user_attrs.get("worker", ""))]
         for trial in dead:
             self.study.tell(trial.number, state=TrialState.FAIL)
-        return [t for t in trials if t.state in _FINISHED], [t for t in running if t not in dead]
+        finished = self._finished(self.study.get_trials(deepcopy=False))
+        for params in [
+            t.params for t in finished if t.state == TrialState.FAIL and t.number in {d.number for d in dead}
+        ]:
+            log.warning("tuning: %s failed %d times, so it is given up", params, _ATTEMPTS)
+        return finished, [t for t in running if t not in dead]
+
+    def _finished(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """The trials that came to an end, and the last attempt at each set that has failed too often.
+
+        The defaults are never given up: a model that fails with them has an error to be seen.
+        """
+        finished = [t for t in trials if t.state in _FINISHED]
+        done = [self.defaults, *(t.params for t in finished)]
+        failed = [t for t in self._failed(trials) if t.params not in done]
+        attempts = [sum(t.params == other.params for other in failed[: i + 1]) for i, t in enumerate(failed)]
+        return finished + [t for t, attempt in zip(failed, attempts, strict=True) if attempt == _ATTEMPTS]
+
+    def _failed(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Attempts at a whole set that an error or a kill has ended."""
+        return [t for t in trials if t.state == TrialState.FAIL and len(t.params) == len(self.distributions)]
 
     def _ask(self, worker: str, taken: list[FrozenTrial]) -> optuna.Trial:
         """The next set: the defaults, then what a dead worker has left behind; then two near the likeliest one for each
@@ -172,7 +196,7 @@ class Search:
         one.
         """
         trials, known = self.study.get_trials(deepcopy=False), [t.params for t in taken]
-        lost = [t.params for t in trials if t.state == TrialState.FAIL and len(t.params) == len(self.distributions)]
+        lost = [t.params for t in self._failed(trials)]
         planned = [params for params in [self.defaults, *lost] if params not in known]
         seed = self.tuning.seed * 100_003 + len(taken)
         if not planned and len(taken) % 3:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.core.progress import log
-from pipeline.metrics import Judged, Values, standard_error, weighted_mean
+from pipeline.metrics import Floats, Judged, standard_error, weighted_mean
 
 #: The attribute of a trial that holds what its set is worth in each display, packed, at the moment of highest worth
 #: (metrics.Quality). A study's name tells it: trials that keep something else are no part of the same study.
@@ -43,7 +43,7 @@ def unpacked(text: str) -> Judged:
     return Judged(gain, np.frombuffer(losses, np.float16).astype(np.float64))
 
 
-def ahead(value: Values, base: Values, future: NDArray[np.bool_]) -> tuple[float, float]:
+def ahead(value: Floats, base: Floats, future: NDArray[np.bool_]) -> tuple[float, float]:
     """By how much the weighted mean of `value` (D,) is above that of `base`, and the standard error of that."""
     return weighted_mean(value - base, future), standard_error(value - base, future)
 

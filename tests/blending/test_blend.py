@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from pipeline.blending import blend as blend_module
 from pipeline.blending.blend import Blend, blend, choose
 from pipeline.blending.stack import BlendConfig, Sample, Stack, read_stack, thinned
-from pipeline.blending.ways import ways
+from pipeline.blending.ways import scored, ways
 from pipeline.blending.weights import (
     Weights,
     correlations,
@@ -134,11 +135,13 @@ def stack_of(
     logits: Floats, labels: Labelled, context: Floats | None = None, cold: NDArray[np.bool_] | None = None
 ) -> Stack:
     context = np.empty((len(logits), 0)) if context is None else context
+    cold = np.empty((len(labels.display_id), 0), bool) if cold is None else cold
     return Stack(
         logits=logits.astype(np.float32),
         context=context.astype(np.float32),
         names=tuple(f"c{i}" for i in range(context.shape[1])),
-        cold=np.empty((len(labels.display_id), 0), bool) if cold is None else cold,
+        cold=cold,
+        flags=tuple(f"cold{i}" for i in range(cold.shape[1])),
         offsets=labels.offsets,
         future=labels.slices["future"],
     )
@@ -254,6 +257,28 @@ def test_linear_weights_are_those_of_the_truth() -> None:
         np.testing.assert_allclose(column, [1, 0.7, 0], atol=0.15)
 
 
+def test_what_else_is_read_is_explained_by_name() -> None:
+    """The flag of the context counts in future displays alone; each flag of a display has a column of what it adds."""
+    stack, labels = world_with_context(6000, 3)
+    stack = replace(stack, cold=np.random.default_rng(1).random((6000, 1)) < 0.5, flags=("cold_ad",))
+    sample, every = Sample(stack, labels), ways(["a", "b", "noise"], 20)
+    linear = every["linear by part"](sample)
+    assert set(linear.explain()) == {f"{part}, {what}" for part in PARTS for what in ("weight", "more if cold_ad")}
+    np.testing.assert_allclose(linear.explain()["future, more if cold_ad"], [0, 0, 0], atol=0.25)
+    shown = linear.explain_context()
+    assert shown["present, weight"] == {"c0": pytest.approx(0, abs=0.25)}
+    assert shown["future, weight"] == {"c0": pytest.approx(2, abs=0.25)}
+    trees = every["trees"](sample)
+    (shares,) = trees.explain_context().values()
+    assert list(shares) == ["c0", "future", "ads", "cold_ad"]
+    assert shares["c0"] > 0.2
+    assert sum(shares.values()) + sum(trees.explain()["share of the trees' gain"]) == pytest.approx(1)
+    assert every["likelihood by part"](sample).explain_context() == {}
+
+
+PARTS = ("present", "future")
+
+
 def test_a_part_with_few_displays_is_combined_like_the_whole() -> None:
     stack, labels = world_with_context(2000, 4)
     rare = np.zeros(2000, bool)
@@ -304,6 +329,54 @@ def test_what_a_member_is_worth(result: Blend) -> None:
     assert set(result.without) == set(CONFIG.members)
     assert result.without["first"] > result.without["second"] > 0.01
     assert abs(result.without["noise"]) < 0.005
+
+
+def test_what_two_members_are_worth(world: tuple[Stack, Labelled]) -> None:
+    """Without one of them there is the other one alone."""
+    stack, labels = world
+    logits = stack.logits[:, :2]
+    found = blend(replace(stack, logits=logits), labels, replace(CONFIG, members=("first", "second"), trials=2))
+    assert not found.way.endswith("alone")
+    for i, name in enumerate(("first", "second")):
+        expected = found.validated[found.way] - map12(logits[:, 1 - i], labels)
+        assert found.without[name] == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_a_member_that_is_taken_alone_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the best way to combine all others has less; they themselves are worth nothing."""
+    signals, labels = members_of(1500, seed=3)
+    truth = signals[:, 0] + np.float32(0.7) * signals[:, 1]
+    stack = stack_of(np.column_stack([truth, signals[:, :2]]), labels)
+    with monkeypatch.context() as patched:
+        patched.setattr(blend_module, "choose", lambda judged, future: "truth alone")
+        found = blend(stack, labels, replace(CONFIG, members=("truth", "first", "second"), trials=2))
+    assert found.without["first"] == found.without["second"] == 0.0
+    rest = blend(stack_of(signals[:, :2], labels), labels, replace(CONFIG, members=("first", "second"), trials=2))
+    best = max(rest.validated.values())
+    assert best > max(rest.validated["first alone"], rest.validated["second alone"])
+    assert found.without["truth"] == pytest.approx(found.validated["truth alone"] - best, abs=1e-6)
+
+
+def test_blocks_of_displays_make_no_difference(
+    world: tuple[Stack, Labelled], result: Blend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.blending.stack._BLOCK_DISPLAYS", 100)
+    monkeypatch.setattr("pipeline.blending.weights._BLOCK_DISPLAYS", 100)
+    found = blend(*world, CONFIG)
+    assert (found.way, found.chosen) == (result.way, result.chosen)
+    np.testing.assert_allclose(found.out_of_fold, result.out_of_fold, rtol=1e-5, atol=1e-6)
+    assert found.losses == pytest.approx(result.losses, abs=1e-6)
+    stack, labels = world
+    whole = result.combination.score(stack)
+    np.testing.assert_allclose(scored(result.combination, stack), whole, rtol=1e-5, atol=1e-6)
+    expected = [[np.corrcoef(a, b)[0, 1] for b in centred(stack, labels).T] for a in centred(stack, labels).T]
+    np.testing.assert_allclose(correlations(stack.logits, labels), expected, atol=1e-6)
+
+
+def centred(stack: Stack, labels: Labelled) -> Floats:
+    """The logits, each display's mean taken out."""
+    pieces = np.split(stack.logits.astype(float), labels.offsets[1:-1])
+    return np.concatenate([piece - piece.mean(0) for piece in pieces])
 
 
 def test_cross_validation_is_that_of_unseen_displays(world: tuple[Stack, Labelled], result: Blend) -> None:
@@ -417,7 +490,8 @@ def test_correlations() -> None:
     [
         ({"members": ()}, "members: expected at least one model"),
         ({"members": ("lr", "lr")}, "members: one stands twice"),
-        ({"members": ("lr",), "folds": 2}, "folds: must be 3 or more, found 2"),
+        ({"members": ("lr",), "folds": 2}, "folds: must be from 3 to 20, found 2"),
+        ({"members": ("lr",), "folds": 21}, "folds: must be from 3 to 20, found 21"),
         ({"members": ("lr",), "trials": 0}, "trials: must be 1 or more, found 0"),
     ],
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from pipeline.core.files import atomic_path, read_json, remove, write_json, write_text
+from pipeline.core import files
+from pipeline.core.files import atomic_path, read_json, remove, take_back, write_json, write_text
 
 
 class KilledError(Exception):
@@ -65,6 +67,43 @@ def test_a_folder_takes_the_place_of_another_whole(tmp_path: Path) -> None:
         partial.mkdir()
         (partial / "member").write_text("new")
     assert content(tmp_path) == {"out/member": "new"}
+
+
+def test_a_kill_while_a_folder_takes_the_place_of_another_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, replace = tmp_path / "out", Path.replace
+    out.mkdir()
+    (out / "file").write_text("old")
+
+    def killed(self: Path, target: Path) -> Path:
+        if target == out:
+            raise KilledError
+        return replace(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        patched.setattr(files, "take_back", lambda path: None)  # a killed process does nothing any more
+        with pytest.raises(KilledError), atomic_path(out) as partial:
+            partial.mkdir()
+    assert content(tmp_path) == {".out.old/file": "old"}
+    take_back(out)
+    assert content(tmp_path) == {"out/file": "old"}
+    out.rename(tmp_path / ".out.old")
+    with pytest.raises(KilledError):
+        write_half(out, folder=True)
+    assert content(tmp_path) == {"out/file": "old"}
+    shutil.copytree(out, tmp_path / ".out.old")  # killed after the new one was there
+    take_back(out)
+    assert content(tmp_path) == {"out/file": "old"}
+
+
+def test_forgetting_to_write_a_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_text("old")
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "out"):
+        pass
+    assert content(tmp_path) == {"out/file": "old"}
 
 
 @pytest.mark.parametrize("folder", [False, True])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +61,24 @@ def test_the_temporary_folder_goes(tmp_path: Path) -> None:
         (folder / "deep").mkdir()
         assert folder.parent == (tmp_path / "spill").resolve()
     assert list((tmp_path / "spill").iterdir()) == []
+
+
+def test_what_killed_processes_have_left_is_removed(tmp_path: Path) -> None:
+    """Of this machine's; not what living ones use, and not what others have put there."""
+    runtime = RuntimeConfig(temp_directory=str(tmp_path))
+    code = """
+import os, signal, sys
+from pipeline.core.runtime import RuntimeConfig, make_temporary_folder
+folder = make_temporary_folder(RuntimeConfig(temp_directory=sys.argv[1]))
+(folder / "sample").write_text("large")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    foreign = tmp_path / left.name.replace(platform.node(), "another")
+    foreign.mkdir()
+    (tmp_path / "mine").mkdir()
+    with temporary_folder(runtime) as one, temporary_folder(runtime) as other:
+        assert set(tmp_path.iterdir()) == {foreign, tmp_path / "mine", one, other}
+    assert set(tmp_path.iterdir()) == {foreign, tmp_path / "mine"}

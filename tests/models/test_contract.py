@@ -425,6 +425,10 @@ def test_tuned_values_override(tmp_path: Path) -> None:
         ("models: {mine: {kind: deepfm, hidden: 64}}", "hidden: must be a list, found 64"),
         ("models: {mine: {kind: deepfm, dropout: 1}}", "dropout: must be from 0 to below 1, found 1"),
         ("models: {mine: {kind: lightgbm, objective: mse}}", "objective: must be one of"),
+        ("models: {mine: {kind: lightgbm, lambda_l2: -5}}", "lambda_l2: must be 0 or more, found -5"),
+        ("models: {mine: {kind: lightgbm, max_bin: 1}}", "max_bin: must be 2 or more, found 1"),
+        ("models: {mine: {kind: lightgbm, num_leaves: 200000}}", "num_leaves: must be from 2 to 131072, found 200000"),
+        ("models: {mine: {kind: lightgbm, learning_rate: .inf}}", "learning_rate: must be a finite number, found inf"),
         ("models: {mine: {kind: ad_ctr, strength: 0}}", "strength: must be above 0, found 0"),
     ],
 )

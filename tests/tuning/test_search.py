@@ -293,6 +293,45 @@ def test_another_error_stops_it_and_the_trial_is_tried_again(
     assert finished(*studies(tmp_path / "study")) == finished(*studies(tmp_path / "other" / "study"))
 
 
+def test_a_set_that_always_fails_is_given_up(
+    world: Encoded, runtime: RuntimeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the run after its third attempt, which tries all others."""
+    run(world, runtime, tmp_path, trials=4)
+    poison = FakeModel.fits[3]
+
+    class Failing(FakeModel):
+        def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
+            if self.config == poison:
+                raise MemoryError
+            return super().fit(encoded, options)
+
+    (tmp_path / "failing").mkdir()
+    for _ in range(3):
+        with pytest.raises(MemoryError):
+            run(world, runtime, tmp_path / "failing", fake_kind(Failing))
+        assert "given up" not in caplog.text
+    run(world, runtime, tmp_path / "failing", fake_kind(Failing))
+    assert caplog.text.count("failed 3 times, so it is given up") == 1
+    (trials,) = studies(tmp_path / "failing" / "study")
+    assert [t.state for t in trials].count(TrialState.FAIL) == 3
+    assert len(trials) == 12 + 3
+    run(world, runtime, tmp_path / "failing", fake_kind(Failing))
+    assert len(*studies(tmp_path / "failing" / "study")) == 12 + 3
+
+
+def test_the_defaults_are_never_given_up(world: Encoded, runtime: RuntimeConfig, tmp_path: Path) -> None:
+    class Failing(FakeModel):
+        def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
+            raise MemoryError
+
+    for _ in range(4):
+        with pytest.raises(MemoryError):
+            run(world, runtime, tmp_path, fake_kind(Failing))
+    run(world, runtime, tmp_path)
+    assert FakeModel.fits[0] == FakeConfig()
+
+
 # --- a study is kept ----------------------------------------------------------------------------------------------
 
 
@@ -321,7 +360,7 @@ def test_more_trials_go_on(world: Encoded, runtime: RuntimeConfig, tmp_path: Pat
 
 
 def test_another_question_is_another_study(world: Encoded, runtime: RuntimeConfig, tmp_path: Path) -> None:
-    """Other data, defaults, sample, seed or search space: nothing of the old study is used, nothing of it is lost."""
+    """Other data, defaults, sample, seed, search space or kind: nothing of the old study is used, or lost."""
     history = mixed(np.random.default_rng(3), 60)
     other = write_encoded(tmp_path / "encoded", MIXED, history, history, digest="other")
     narrow = fake_kind(space=SPACE | {"x": Uniform(low=0.0, high=0.5)})
@@ -331,9 +370,10 @@ def test_another_question_is_another_study(world: Encoded, runtime: RuntimeConfi
     run(world, runtime, tmp_path, trials=2, displays=1001)
     run(world, runtime, tmp_path, trials=2, seed=2)
     run(world, runtime, tmp_path, narrow, trials=2)
-    assert [len(trials) for trials in studies(tmp_path / "study")] == [3] * 6
+    run(world, runtime, tmp_path, replace(fake_kind(), version=1), trials=2)
+    assert [len(trials) for trials in studies(tmp_path / "study")] == [3] * 7
     run(world, runtime, tmp_path, trials=2)
-    assert [len(trials) for trials in studies(tmp_path / "study")] == [3] * 6
+    assert [len(trials) for trials in studies(tmp_path / "study")] == [3] * 7
 
 
 def test_no_trial_starts_after_the_limit_of_time(
@@ -359,7 +399,9 @@ def test_no_trial_starts_after_the_limit_of_time(
     assert FakeModel.fits[13] == FakeConfig()  # at least the defaults are tried
 
 
-@pytest.mark.parametrize("values", [{"trials": -1}, {"displays": 10}, {"minutes": -1.0}, {"seed": -1}, {"workers": 0}])
+@pytest.mark.parametrize(
+    "values", [{"trials": -1}, {"displays": 10}, {"minutes": -1.0}, {"seed": -1}, {"workers": 0}, {"workers": 65}]
+)
 def test_mistakes_in_parameters(values: dict[str, Any]) -> None:
     with pytest.raises(ParameterError, match=f"{next(iter(values))}: must be"):
         TuningConfig(**values)
@@ -435,6 +477,20 @@ def test_a_killed_study_ends_as_an_undisturbed_one(
     assert finished(trials)[:4] == finished(before)[:4]
     assert 1 <= sum(t.state == TrialState.FAIL for t in trials) <= 2
     assert (killed / "out.yaml").read_bytes() == (other / "out.yaml").read_bytes()
+
+
+def test_a_set_that_kills_its_process_is_given_up(world: Encoded, runtime: RuntimeConfig, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    run_and_kill(world, killed, "fit", 4)
+    for _ in range(2):
+        run_and_kill(world, killed, "fit", 0)  # what was lost is tried first
+    run(world, runtime, killed)
+    (trials,) = studies(killed / "study")
+    failed = [t.params for t in trials if t.state == TrialState.FAIL]
+    assert failed == failed[:1] * 3
+    assert failed[0] not in [t.params for t in trials if t.state != TrialState.FAIL]
+    assert len(trials) == 12 + 3
 
 
 def test_half_a_line_at_the_end_of_the_journal(world: Encoded, runtime: RuntimeConfig, tmp_path: Path) -> None:
