@@ -114,7 +114,11 @@ def _check_head(source: RawInput, head: bytes) -> RawInput:
     line, newline, rest = head.removeprefix(BOM).partition(b"\n")
     if not newline and len(head) == _HEADER_BYTES:
         raise InputError(f"{path}, line 1: expected the header {expected}, found a line of over {_HEADER_BYTES} bytes")
-    names = next(csv.reader([line.removesuffix(b"\r").decode("utf-8", "replace")]))
+    text = line.removesuffix(b"\r").decode("utf-8", "replace")
+    try:
+        names = next(csv.reader([text]), [])
+    except csv.Error:  # such as lines that end in CR alone
+        names = [text]
     _check_columns(f"{path}, line 1", names, spec)
     empty = not rest and len(head) < _HEADER_BYTES
     if not spec.may_be_empty and not rest.strip():

@@ -170,6 +170,8 @@ def test_wrong_parquet_row(world: World, row: int, column: str, value: Any) -> N
     ("display_id,ad_id,clicked,ad_id", "found display_id, ad_id, clicked, ad_id (twice: ad_id)"),
     ('"display_id,ad_id,clicked', "missing: display_id"),
     ("1,10,0", "missing: display_id, ad_id, clicked"),
+    ("", "missing: display_id, ad_id, clicked"),
+    ("display_id,ad_id,clicked\r1,10,0", "missing: display_id, ad_id, clicked"),
 ])  # fmt: skip
 def test_wrong_header(world: World, header: str, message: str) -> None:
     world.change("clicks_train", "display_id,ad_id,clicked", header)
