@@ -1,0 +1,60 @@
+"""What the benchmarks say of their measurements, and that what they set side by side is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import models
+from pipeline.schemas.encoded import Encoded
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def measured(name: str, **values: float) -> dict[str, Any]:
+    """A line of benchmarks/models.py."""
+    speeds = dict.fromkeys(("training", "training_cpu", "inference", "inference_cpu"), 100.0)
+    return {"name": name, **speeds, "memory": 1.0, "auc": 0.5, "log_loss": 0.5, "map12": 0.5, **values}
+
+
+def test_every_contestant_has_a_script_and_is_beside_another() -> None:
+    scripts = {path.stem for path in (ROOT / "benchmarks" / "contestants").glob("*.py")} - {"run"}
+    assert set(models.IN_PEERS) == scripts
+    assert not models.CONTESTANTS.keys() & models.ALSO.keys()
+    assert set(models.BESIDE) | set(models.BESIDE.values()) <= scripts
+
+
+def test_unshared_rows_are_the_same_rows(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    truth = [random.normal(size=(size, 5)) for size in (*models.DISPLAY_FIELDS, *models.IMPRESSION_FIELDS)]
+    parts = {name: models.draw(random, 7, truth) for name in ("history", "target")}
+    models.write(tmp_path, parts, unshared=True)
+    shared, unshared = (Encoded(tmp_path / name) for name in ("encoded", "unshared"))
+    assert {field.per for field in shared.fields.values()} == {"display", "impression"}
+    assert {field.per for field in unshared.fields.values()} == {"impression"}
+    for i, name in enumerate(shared.fields):
+        for where, per in (("encoded", shared.fields[name].per), ("unshared", "impression")):
+            stored = np.load(tmp_path / where / "history" / "fields" / f"{name}.npy")
+            lengths = np.diff(parts["history"].offsets)
+            rows = np.repeat(stored, lengths) if per == "display" else stored
+            np.testing.assert_array_equal(rows, parts["history"].codes[:, i])
+
+
+def test_models_are_set_beside_what_they_are_judged_by() -> None:
+    rows = [
+        measured("ours", training=300.0, log_loss=0.4),
+        measured("ours_normdnn", training=75.0, map12=0.49),
+        measured("ours_dnn"),
+        measured("ours_unshared", inference=50.0, log_loss=0.4),
+    ]
+    lines = models.table(rows).splitlines()
+    assert "| ours_normdnn | ours_dnn | 75 | 1.3 |" in lines[3]
+    assert "| ours_unshared (also) | ours | 100 | 3.0 | 100 | 50 | 2.0 |" in lines[5]
+    told = models.verdicts(rows)
+    assert "| cost of training | 1.33 | at most 1.2 | **no** |" in told
+    assert "| MAP@12 | -0.0100 | no less | **no** |" in told
+    assert "| ours | 3.00 | 2.00 | +0.00000 |" in told
+    assert "ours_ffm" not in told
+    assert not models.verdicts(rows[:1])
