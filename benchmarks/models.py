@@ -39,6 +39,8 @@ from pipeline.schemas.encoded import Field, write_fields
 from pipeline.schemas.impressions import COLD
 
 HERE = Path(__file__).parent
+#: What runs a contestant in a process of its own: NAME FOLDER.
+RUN = HERE / "contestants" / "run.py"
 #: Script in benchmarks/contestants, and whether it runs in the environment of peers.
 CONTESTANTS = {
     "ours": False,
@@ -69,6 +71,7 @@ ALSO = {
     "deepctr_torch_dcnv2": True,
     "ours_unshared": False,
     "ours_ffm_unshared": False,
+    "ours_lightgbm": False,
 }
 IN_PEERS = CONTESTANTS | ALSO
 #: Whose speed is divided by that of each; ours for all others, and its own if that one does not run.
@@ -90,6 +93,7 @@ BESIDE = {
     "ours_dcnv2_full": "ours_dcnv2",
     "deepctr_torch_dcnv2": "ours_dcnv2_full",
     "ours_ffm_unshared": "ours_ffm",
+    "ours_lightgbm": "ours_lightgbm",
 }
 #: How much longer norms may make training.
 NORMS_COST = 1.2
@@ -108,6 +112,17 @@ class Part:
     codes: NDArray[np.int32]
     clicked: NDArray[np.uint8]
     logit: NDArray[np.float64]
+
+
+def draw_truth(random: np.random.Generator) -> list[NDArray[np.float64]]:
+    """A factorization machine: the weight and the embedding (size, 1 + 4) of each field's codes."""
+    spread = np.array([0.4, 0.15, 0.15, 0.15, 0.15])  # of weights and of embeddings: most of it is main effects
+    return [random.normal(0, spread, (size, 5)) for size in (*DISPLAY_FIELDS, *IMPRESSION_FIELDS)]
+
+
+def displays_of(rows: int) -> int:
+    """How many displays have about so many rows."""
+    return round(rows / float(ADS[0] @ ADS[1]))
 
 
 def draw(random: np.random.Generator, displays: int, truth: list[NDArray[np.float64]]) -> Part:
@@ -134,9 +149,22 @@ def _logit(codes: NDArray[np.int32], truth: list[NDArray[np.float64]]) -> NDArra
     return drawn[:, :, 0].sum(1) + pairs
 
 
-def write(folder: Path, parts: dict[str, Part], unshared: bool) -> None:
-    """The same rows as our encoded arrays, and as matrices for peers; unshared: and once more as encoded arrays in
-    which no field is the same for all ads of a display."""
+def settings(epochs: int, threads: int) -> dict[str, Any]:
+    """What all contestants have in common. rates: among which a factorization machine chooses."""
+    return {
+        "batch": 4096,
+        "epochs": epochs,
+        "threads": threads,
+        "embedding": 8,
+        "hidden": [128, 64],
+        "rates": [0.05, 0.1, 0.2, 0.4],
+        "sizes": [*DISPLAY_FIELDS, *IMPRESSION_FIELDS],
+    }
+
+
+def write(folder: Path, parts: dict[str, Part], common: dict[str, Any], unshared: bool = False) -> None:
+    """The settings, and the same rows as our encoded arrays and as matrices for peers; unshared: and once more as
+    encoded arrays in which no field is the same for all ads of a display."""
     per = ["display"] * len(DISPLAY_FIELDS) + ["impression"] * len(IMPRESSION_FIELDS)
     write_encoded(folder / "encoded", parts, per)
     if unshared:
@@ -144,6 +172,7 @@ def write(folder: Path, parts: dict[str, Part], unshared: bool) -> None:
     for name, part in parts.items():
         np.save(folder / f"{name}_codes.npy", part.codes)
         np.save(folder / f"{name}_clicked.npy", part.clicked)
+    (folder / "settings.json").write_text(json.dumps(common), encoding="utf-8")
 
 
 def write_encoded(folder: Path, parts: dict[str, Part], per: Sequence[str]) -> None:
@@ -176,7 +205,7 @@ def compete(name: str, folder: Path, python: str, threads: int) -> dict[str, Any
     """Run one contestant; None, and what it said on stderr, if it failed."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(HERE.parent)}
     environment.setdefault("USER", "nobody")  # xlearn ends at once where it is not set
-    command = [python, str(HERE / "contestants" / "run.py"), name, str(folder)]
+    command = [python, str(RUN), name, str(folder)]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     if done.returncode:
         print(f"{name} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
@@ -268,20 +297,10 @@ def main() -> None:
     shutil.rmtree(options.scratch, ignore_errors=True)
     options.scratch.mkdir(parents=True)
     random = np.random.default_rng(1)
-    spread = np.array([0.4, 0.15, 0.15, 0.15, 0.15])  # of weights and of embeddings: most of it is main effects
-    truth = [random.normal(0, spread, (size, 5)) for size in (*DISPLAY_FIELDS, *IMPRESSION_FIELDS)]
-    displays = round(options.rows / float(ADS[0] @ ADS[1]))
+    truth, displays = draw_truth(random), displays_of(options.rows)
     parts = {name: draw(random, n, truth) for name, n in (("history", displays), ("target", displays // 5))}
-    write(options.scratch, parts, unshared=any(name.endswith("_unshared") for name in names))
-    settings = {
-        "batch": 4096,
-        "epochs": options.epochs,
-        "threads": options.threads,
-        "embedding": 8,
-        "hidden": [128, 64],
-    }
-    settings["sizes"] = [*DISPLAY_FIELDS, *IMPRESSION_FIELDS]
-    (options.scratch / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    unshared = any(name.endswith("_unshared") for name in names)
+    write(options.scratch, parts, settings(options.epochs, options.threads), unshared)
     best: dict[str, dict[str, Any]] = {}
     for _ in range(options.rounds):
         for name in names:
@@ -301,7 +320,7 @@ def main() -> None:
         f"# Networks\n\n`python benchmarks/models.py --rows {options.rows} --epochs {options.epochs} "
         f"--rounds {options.rounds} --threads {options.threads}{also}`: "
         f"{counts['history']:,} rows to learn from, {counts['target']:,} to score, "
-        f"{len(settings['sizes'])} fields, {len(DISPLAY_FIELDS)} of them the same for all ads of a display. "
+        f"{parts['history'].codes.shape[1]} fields, {len(DISPLAY_FIELDS)} of them the same for all ads of a display. "
         "Ratio: the rows/s of the one beside it to its own. (also): runs if --also asks for it.\n\n"
         f"{table(rows)}\n\n{verdicts(rows)}"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import models
+from benchmarks import models, training_memory
 from pipeline.schemas.encoded import Encoded
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,9 +28,9 @@ def test_every_contestant_has_a_script_and_is_beside_another() -> None:
 
 def test_unshared_rows_are_the_same_rows(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
-    truth = [random.normal(size=(size, 5)) for size in (*models.DISPLAY_FIELDS, *models.IMPRESSION_FIELDS)]
+    truth = models.draw_truth(random)
     parts = {name: models.draw(random, 7, truth) for name in ("history", "target")}
-    models.write(tmp_path, parts, unshared=True)
+    models.write(tmp_path, parts, models.settings(epochs=1, threads=1), unshared=True)
     shared, unshared = (Encoded(tmp_path / name) for name in ("encoded", "unshared"))
     assert {field.per for field in shared.fields.values()} == {"display", "impression"}
     assert {field.per for field in unshared.fields.values()} == {"impression"}
@@ -58,3 +58,19 @@ def test_models_are_set_beside_what_they_are_judged_by() -> None:
     assert "| ours | 3.00 | 2.00 | +0.00000 |" in told
     assert "ours_ffm" not in told
     assert not models.verdicts(rows[:1])
+
+
+def test_fewer_rows_are_the_first_of_more() -> None:
+    random = np.random.default_rng(1)
+    more = models.draw(random, 8, models.draw_truth(random))
+    less = training_memory.first(more, 2)
+    assert len(less.codes) == len(less.clicked) == less.offsets[-1] == more.offsets[2]
+    np.testing.assert_array_equal(less.codes, more.codes[: len(less.codes)])
+
+
+def test_memory_that_grows_with_the_rows_is_told() -> None:
+    mib = training_memory.MIB
+    told = training_memory.report({"a": (100 * mib, 100 * mib), "b": (100 * mib, 400 * mib)}, (1 << 20, 4 << 20))
+    assert "| a | 100 | 100 | 1.00 | yes | 0.0 | 0.1 | yes |" in told
+    assert "| b | 100 | 400 | 4.00 | **no** | 100.0 | 8.1 | yes |" in told
+    assert "**no** |\n" in training_memory.report({"c": (mib, 1000 * mib)}, (1 << 20, 4 << 20))

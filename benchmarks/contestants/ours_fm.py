@@ -8,4 +8,6 @@ import ours_ffm
 
 
 def run(benchmark: Any) -> Any:
-    return ours_ffm.factorization(benchmark, "fm", benchmark.RATES, k=benchmark.settings["embedding"], l2=2e-5)
+    return ours_ffm.factorization(
+        benchmark, "fm", benchmark.settings["rates"], k=benchmark.settings["embedding"], l2=2e-5
+    )

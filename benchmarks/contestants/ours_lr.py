@@ -8,4 +8,4 @@ import ours_ffm
 
 
 def run(benchmark: Any) -> Any:
-    return ours_ffm.factorization(benchmark, "lr", benchmark.RATES, "alpha")
+    return ours_ffm.factorization(benchmark, "lr", benchmark.settings["rates"], "alpha")
