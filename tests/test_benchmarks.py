@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from benchmarks import models, training_memory
+from benchmarks import ingest, models, training_memory
+from pipeline.core.runtime import RuntimeConfig
 from pipeline.schemas.encoded import Encoded
+from pipeline.schemas.raw import RAW_FILES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,3 +77,21 @@ def test_memory_that_grows_with_the_rows_is_told() -> None:
     assert "| a | 100 | 100 | 1.00 | yes | 0.0 | 0.1 | yes |" in told
     assert "| b | 100 | 400 | 4.00 | **no** | 100.0 | 8.1 | yes |" in told
     assert "**no** |\n" in training_memory.report({"c": (mib, 1000 * mib)}, (1 << 20, 4 << 20))
+
+
+def test_every_raw_file_is_set_against_a_copy_of_the_same_rows(tmp_path: Path) -> None:
+    files = {name.partition(".")[0] for name in ingest.TEXT}
+    assert files == {name for name, file in RAW_FILES.items() if file.required} | {"page_views"}
+    ingest.world(tmp_path, 400, 0)
+    before = {name: len((tmp_path / name).read_text(encoding="utf-8").splitlines()) - 1 for name in ingest.REPEATED}
+    for name in ingest.REPEATED:
+        ingest.repeat(tmp_path / name, 3 * (tmp_path / name).stat().st_size)
+    runtime = RuntimeConfig(threads=1, temp_directory=str(tmp_path / "tmp"))
+    for label in ingest.TEXT:
+        ingest.ours(tmp_path / label, tmp_path, runtime)
+        ingest.bare(tmp_path / label, tmp_path, runtime)
+        ours, bare = (pq.read_metadata(tmp_path / f"{name}.parquet") for name in (label.partition(".")[0], "bare"))
+        if label in before:
+            assert ours.num_rows == 3 * before[label], label
+        if label != "page_views.csv":  # of which ours keeps those of users with an event
+            assert ours.num_rows == bare.num_rows, label
