@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
-from benchmarks import ingest, models, training_memory
+from benchmarks import ingest, models, scale, training_memory
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.raw import RAW_FILES
@@ -95,3 +96,37 @@ def test_every_raw_file_is_set_against_a_copy_of_the_same_rows(tmp_path: Path) -
             assert ours.num_rows == 3 * before[label], label
         if label != "page_views.csv":  # of which ours keeps those of users with an event
             assert ours.num_rows == bare.num_rows, label
+
+
+def results_of(seconds: dict[int, float], peak: int) -> scale.Results:
+    """Worlds of one stage that takes so many CPU seconds."""
+    worlds = {
+        size: [scale.Run("encode", "validation", scale.Cost(cpu, cpu, peak, peak, 0), 1000, 100)]
+        for size, cpu in seconds.items()
+    }
+    tight = {"encode validation": worlds[min(worlds)][0]}
+    counts = {size: {"events": 100 // size, "clicks_test": 200 // size} for size in worlds}
+    return scale.Results("a machine", "4GB", worlds, counts, tight, "")
+
+
+def test_growth_beyond_what_is_allowed_is_told() -> None:
+    line = "| every stage: {} | encode validation {:.2f} | {} | {} |"
+    told = scale.limits(results_of({160: 1.0, 80: 2.0, 40: 4.0}, scale.GIB).worlds)
+    assert line.format("power of CPU time", 1, 1.1, "yes") in told
+    assert line.format("peak GiB at 1/40, with mapped files", 1, 8, "yes") in told
+    told = scale.limits(results_of({160: 1.0, 80: 4.0, 40: 16.0}, 9 * scale.GIB).worlds)
+    assert line.format("power of CPU time", 2, 1.1, "**no**") in told
+    assert line.format("peak GiB at 1/40, with mapped files", 9, 8, "**no**") in told
+    assert scale.limits(results_of({320: 1.0}, 1).worlds).count("not measured") == 2
+
+
+def test_a_report_of_growth_is_made_anew_from_what_was_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "scale.md"
+    monkeypatch.setattr("sys.argv", ["scale", "--report", "--out", str(out)])
+    with pytest.raises(SystemExit):
+        scale.main()
+    results = results_of({160: 1.0, 80: 2.0, 40: 4.0}, scale.GIB)
+    results.save(tmp_path / "scale.json")
+    scale.main()
+    assert out.read_text(encoding="utf-8") == scale.report(results)
+    assert scale.limits(results.worlds) in scale.report(results)
