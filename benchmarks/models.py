@@ -10,8 +10,10 @@ environment made as benchmarks/requirements-peers.txt says; without it only our 
 data is drawn in displays from a known factorization machine, so the best possible scores are known too; as in the
 competition, more than half of the fields are the same for all ads of a display. Each contestant is a script of
 benchmarks/contestants, and runs in a process of its own: to add one, write a script with `run(benchmark)` and name it
-in CONTESTANTS. All take turns in some rounds, as the speed of a machine changes in minutes, and the best of each
-speed counts, with the most memory. On a busy machine compare the rows per CPU second with --threads 1.
+in CONTESTANTS, or in ALSO if it is to run only where --also asks for it. Contestants `_unshared` get the same rows with
+no field declared the same for all ads of a display: what our models save by computing such fields once. All take turns
+in some rounds, as the speed of a machine changes in minutes, and the best of each speed counts, with the most memory.
+On a busy machine compare the rows per CPU second with --threads 1.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +39,14 @@ from pipeline.schemas.encoded import Field, write_fields
 from pipeline.schemas.impressions import COLD
 
 HERE = Path(__file__).parent
+#: What runs a contestant in a process of its own: NAME FOLDER.
+RUN = HERE / "contestants" / "run.py"
 #: Script in benchmarks/contestants, and whether it runs in the environment of peers.
 CONTESTANTS = {
     "ours": False,
     "ours_listwise": False,
     "ours_normdnn": False,
+    "ours_dnn": False,
     "deepctr_torch_deepfm": True,
     "fuxictr_deepfm": True,
     "fuxictr_layers": True,
@@ -54,8 +60,24 @@ CONTESTANTS = {
     "lightgbm_defaults": False,
     "xgboost_defaults": True,
 }
-#: Whose speed is divided by that of each; ours for all others.
-OURS = {
+#: The same for those that run only if they are asked for by --also.
+ALSO = {
+    "ours_lr": False,
+    "ours_wide_deep": False,
+    "ours_wide_deep_crosses": False,
+    "deepctr_torch_wdl": True,
+    "ours_dcnv2": False,
+    "ours_dcnv2_full": False,
+    "deepctr_torch_dcnv2": True,
+    "ours_unshared": False,
+    "ours_ffm_unshared": False,
+    "ours_lightgbm": False,
+}
+IN_PEERS = CONTESTANTS | ALSO
+#: Whose speed is divided by that of each; ours for all others, and its own if that one does not run.
+BESIDE = {
+    "ours_normdnn": "ours_dnn",
+    "ours_dnn": "ours_dnn",
     "ours_deeplight": "ours_deeplight",
     "ours_deeplight_dense": "ours_deeplight",
     "libffm": "ours_ffm",
@@ -63,7 +85,18 @@ OURS = {
     "xlearn_fm": "ours_fm",
     "ours_ffm": "ours_ffm",
     "ours_fm": "ours_fm",
+    "ours_lr": "ours_lr",
+    "ours_wide_deep": "ours_wide_deep",
+    "ours_wide_deep_crosses": "ours_wide_deep",
+    "deepctr_torch_wdl": "ours_wide_deep",
+    "ours_dcnv2": "ours_dcnv2",
+    "ours_dcnv2_full": "ours_dcnv2",
+    "deepctr_torch_dcnv2": "ours_dcnv2_full",
+    "ours_ffm_unshared": "ours_ffm",
+    "ours_lightgbm": "ours_lightgbm",
 }
+#: How much longer norms may make training.
+NORMS_COST = 1.2
 
 #: Codes of each field: user, page, time, place, documents viewed ..., then ad, document, campaign, advertiser ...
 DISPLAY_FIELDS = (50, 24, 4, 200, 2000, 15000, 60000, 100, 300, 97, 1000, 5000, 30000)
@@ -79,6 +112,17 @@ class Part:
     codes: NDArray[np.int32]
     clicked: NDArray[np.uint8]
     logit: NDArray[np.float64]
+
+
+def draw_truth(random: np.random.Generator) -> list[NDArray[np.float64]]:
+    """A factorization machine: the weight and the embedding (size, 1 + 4) of each field's codes."""
+    spread = np.array([0.4, 0.15, 0.15, 0.15, 0.15])  # of weights and of embeddings: most of it is main effects
+    return [random.normal(0, spread, (size, 5)) for size in (*DISPLAY_FIELDS, *IMPRESSION_FIELDS)]
+
+
+def displays_of(rows: int) -> int:
+    """How many displays have about so many rows."""
+    return round(rows / float(ADS[0] @ ADS[1]))
 
 
 def draw(random: np.random.Generator, displays: int, truth: list[NDArray[np.float64]]) -> Part:
@@ -105,21 +149,45 @@ def _logit(codes: NDArray[np.int32], truth: list[NDArray[np.float64]]) -> NDArra
     return drawn[:, :, 0].sum(1) + pairs
 
 
-def write(folder: Path, parts: dict[str, Part]) -> None:
-    """The same rows as our encoded arrays, and as matrices for peers."""
-    sizes = (*DISPLAY_FIELDS, *IMPRESSION_FIELDS)
+def settings(epochs: int, threads: int) -> dict[str, Any]:
+    """What all contestants have in common. rates: among which a factorization machine chooses."""
+    return {
+        "batch": 4096,
+        "epochs": epochs,
+        "threads": threads,
+        "embedding": 8,
+        "hidden": [128, 64],
+        "rates": [0.05, 0.1, 0.2, 0.4],
+        "sizes": [*DISPLAY_FIELDS, *IMPRESSION_FIELDS],
+    }
+
+
+def write(folder: Path, parts: dict[str, Part], common: dict[str, Any], unshared: bool = False) -> None:
+    """The settings, and the same rows as our encoded arrays and as matrices for peers; unshared: and once more as
+    encoded arrays in which no field is the same for all ads of a display."""
     per = ["display"] * len(DISPLAY_FIELDS) + ["impression"] * len(IMPRESSION_FIELDS)
+    write_encoded(folder / "encoded", parts, per)
+    if unshared:
+        write_encoded(folder / "unshared", parts, ["impression"] * len(per))
+    for name, part in parts.items():
+        np.save(folder / f"{name}_codes.npy", part.codes)
+        np.save(folder / f"{name}_clicked.npy", part.clicked)
+    (folder / "settings.json").write_text(json.dumps(common), encoding="utf-8")
+
+
+def write_encoded(folder: Path, parts: dict[str, Part], per: Sequence[str]) -> None:
+    """The rows as our encoded arrays. per: of each field, display or impression."""
     fields = [
         Field(name=f"f{i}", group="drawn", kind="categorical", per=p, meaning="", size=size)  # type: ignore[arg-type]
-        for i, (p, size) in enumerate(zip(per, sizes, strict=True))
+        for i, (p, size) in enumerate(zip(per, (*DISPLAY_FIELDS, *IMPRESSION_FIELDS), strict=True))
     ]
     counts: Any = {}
     for name, part in parts.items():
         displays, rows = len(part.offsets) - 1, len(part.codes)
-        (folder / "encoded" / name / "fields").mkdir(parents=True)
+        (folder / name / "fields").mkdir(parents=True)
         for f, column in zip(fields, part.codes.T, strict=True):
             stored = column[part.offsets[:-1]] if f.per == "display" else column
-            np.save(folder / "encoded" / name / "fields" / f"{f.name}.npy", stored)
+            np.save(folder / name / "fields" / f"{f.name}.npy", stored)
         arrays: dict[str, NDArray[Any]] = {
             "offsets": part.offsets,
             "clicked": part.clicked,
@@ -128,18 +196,16 @@ def write(folder: Path, parts: dict[str, Part]) -> None:
             **{flag: np.zeros(displays, bool) for flag in ("future", *(COLD if name == "target" else ()))},
         }
         for array, values in arrays.items():
-            np.save(folder / "encoded" / name / f"{array}.npy", values)
-        np.save(folder / f"{name}_codes.npy", part.codes)
-        np.save(folder / f"{name}_clicked.npy", part.clicked)
+            np.save(folder / name / f"{array}.npy", values)
         counts[name] = {"rows": rows, "displays": displays}
-    write_fields(folder / "encoded", fields, counts, "drawn")
+    write_fields(folder, fields, counts, "drawn")
 
 
 def compete(name: str, folder: Path, python: str, threads: int) -> dict[str, Any] | None:
     """Run one contestant; None, and what it said on stderr, if it failed."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(HERE.parent)}
     environment.setdefault("USER", "nobody")  # xlearn ends at once where it is not set
-    command = [python, str(HERE / "contestants" / "run.py"), name, str(folder)]
+    command = [python, str(RUN), name, str(folder)]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     if done.returncode:
         print(f"{name} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
@@ -162,25 +228,56 @@ def best_logit(part: Part) -> NDArray[np.float64]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown, with the ratio of our speed to each; CPU seconds are of all threads together."""
+    """As Markdown; ratio: of the speed of the one beside it to its own. CPU seconds are of all threads together."""
     speed = {row["name"]: row for row in rows}
     lines = [
-        "| network | training rows/s | ours / its | rows/CPU s | inference rows/s | ours / its | rows/CPU s "
+        "| network | beside | training rows/s | ratio | rows/CPU s | inference rows/s | ratio | rows/CPU s "
         "| peak memory MiB | AUC | log loss | MAP@12 |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
+        name = f"{row['name']} (also)" if row["name"] in ALSO else row["name"]
         scores = f"{row['auc']:.4f} | {row['log_loss']:.4f} | {row['map12']:.4f} |"
         if "training" not in row:
-            lines.append(f"| {row['name']} | | | | | | | | {scores}")
+            lines.append(f"| {name} | | | | | | | | | {scores}")
             continue
-        ours = speed.get(OURS.get(row["name"], "ours"), row)
+        beside = speed.get(BESIDE.get(row["name"], "ours"), row)
         speeds = " | ".join(
-            f"{row[what]:,.0f} | {ours[what] / row[what]:.1f} | {row[f'{what}_cpu']:,.0f}"
+            f"{row[what]:,.0f} | {beside[what] / row[what]:.1f} | {row[f'{what}_cpu']:,.0f}"
             for what in ("training", "inference")
         )
-        lines.append(f"| {row['name']} | {speeds} | {row['memory']:,.0f} | {scores}")
+        lines.append(f"| {name} | {beside['name']} | {speeds} | {row['memory']:,.0f} | {scores}")
     return "\n".join(lines)
+
+
+def verdicts(rows: list[dict[str, Any]]) -> str:
+    """Two tables, each if what it compares has run: what norms cost and bring, and what sharing within a display saves.
+
+    The ratios are of rows/s; of losses and MAP@12, which are of the same rows, the differences are shown.
+    """
+    found, parts = {row["name"]: row for row in rows}, []
+    if {"ours_normdnn", "ours_dnn"} <= found.keys():
+        norms, plain = found["ours_normdnn"], found["ours_dnn"]
+        cost, gain = plain["training"] / norms["training"], norms["map12"] - plain["map12"]
+        parts.append(
+            "| norms beside the plain network | found | expected | holds |\n|---|---:|---:|---|\n"
+            f"| cost of training | {cost:.2f} | at most {NORMS_COST} | {'yes' if cost <= NORMS_COST else '**no**'} |\n"
+            f"| MAP@12 | {gain:+.4f} | no less | {'yes' if gain >= 0 else '**no**'} |\n"
+        )
+    pairs = [(name, f"{name}_unshared") for name in ("ours", "ours_ffm")]
+    lines = [
+        f"| {shared} | {found[shared]['training'] / found[by_itself]['training']:.2f} "
+        f"| {found[shared]['inference'] / found[by_itself]['inference']:.2f} "
+        f"| {found[shared]['log_loss'] - found[by_itself]['log_loss']:+.5f} |\n"
+        for shared, by_itself in pairs
+        if {shared, by_itself} <= found.keys()
+    ]
+    if lines:
+        head = (
+            "| sharing within a display | training faster by | inference faster by | log loss |\n|---|---:|---:|---:|\n"
+        )
+        parts.append(head + "".join(lines))
+    return "\n".join(parts)
 
 
 def main() -> None:
@@ -192,29 +289,22 @@ def main() -> None:
     command.add_argument("--rounds", type=int, default=2)
     command.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     command.add_argument("--contestants", nargs="*", choices=CONTESTANTS, default=list(CONTESTANTS))
+    command.add_argument("--also", nargs="+", choices=[*ALSO, "all"], default=[], help="further ones, or all of them")
     command.add_argument("--out", type=Path, default=HERE / "results" / "models.md")
     options = command.parse_args()
+    asked = {*options.contestants, *(ALSO if "all" in options.also else options.also)}
+    names = [name for name in IN_PEERS if name in asked]
     shutil.rmtree(options.scratch, ignore_errors=True)
     options.scratch.mkdir(parents=True)
     random = np.random.default_rng(1)
-    spread = np.array([0.4, 0.15, 0.15, 0.15, 0.15])  # of weights and of embeddings: most of it is main effects
-    truth = [random.normal(0, spread, (size, 5)) for size in (*DISPLAY_FIELDS, *IMPRESSION_FIELDS)]
-    displays = round(options.rows / float(ADS[0] @ ADS[1]))
+    truth, displays = draw_truth(random), displays_of(options.rows)
     parts = {name: draw(random, n, truth) for name, n in (("history", displays), ("target", displays // 5))}
-    write(options.scratch, parts)
-    settings = {
-        "batch": 4096,
-        "epochs": options.epochs,
-        "threads": options.threads,
-        "embedding": 8,
-        "hidden": [128, 64],
-    }
-    settings["sizes"] = [*DISPLAY_FIELDS, *IMPRESSION_FIELDS]
-    (options.scratch / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    unshared = any(name.endswith("_unshared") for name in names)
+    write(options.scratch, parts, settings(options.epochs, options.threads), unshared)
     best: dict[str, dict[str, Any]] = {}
     for _ in range(options.rounds):
-        for name in options.contestants:
-            python = options.peers if CONTESTANTS[name] else sys.executable
+        for name in names:
+            python = options.peers if IN_PEERS[name] else sys.executable
             found = None if python is None else compete(name, options.scratch, python, options.threads)
             if found is not None:
                 before = best.get(name, found)
@@ -222,15 +312,17 @@ def main() -> None:
                 speeds = {what: max(found[what], before[what]) for what in found}
                 best[name] = {**speeds, "name": name, **quality(score, parts["target"])}
                 print(table([best[name]]).splitlines()[-1], flush=True)
-    rows = [best[name] for name in options.contestants if name in best]
+    rows = [best[name] for name in names if name in best]
     rows.append({"name": "the truth", **quality(best_logit(parts["target"]), parts["target"])})
     counts = {name: len(part.codes) for name, part in parts.items()}
+    also = f" --also {' '.join(options.also)}" if options.also else ""
     text = (
         f"# Networks\n\n`python benchmarks/models.py --rows {options.rows} --epochs {options.epochs} "
-        f"--rounds {options.rounds} --threads {options.threads}`: "
+        f"--rounds {options.rounds} --threads {options.threads}{also}`: "
         f"{counts['history']:,} rows to learn from, {counts['target']:,} to score, "
-        f"{len(settings['sizes'])} fields, {len(DISPLAY_FIELDS)} of them the same for all ads of a display.\n\n"
-        f"{table(rows)}\n"
+        f"{parts['history'].codes.shape[1]} fields, {len(DISPLAY_FIELDS)} of them the same for all ads of a display. "
+        "Ratio: the rows/s of the one beside it to its own. (also): runs if --also asks for it.\n\n"
+        f"{table(rows)}\n\n{verdicts(rows)}"
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text, encoding="utf-8")

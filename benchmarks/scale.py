@@ -5,6 +5,7 @@
     python -m benchmarks.scale --keep              # keep the worlds; another run measures only what is missing,
     python -m benchmarks.scale --keep --again "features crosses"   # and what is named
     python -m benchmarks.scale --check-bytes 320   # and whether threads or memory change a byte of any output at 1/320
+    python -m benchmarks.scale --report            # write the report anew from what the last run measured
 
 Displays, ads, users, documents and page views all grow in proportion. Each stage runs as its own process, as DVC runs
 it, and each is measured once: a killed run goes on. The growth in time is fitted on a log-log scale to CPU seconds,
@@ -41,7 +42,10 @@ from pipeline.stages.ingest import MEMORY_LIMIT
 SPLITS = ("validation", "submission")
 #: stages -> minutes and GiB that the whole competition may cost; both splits together.
 BUDGET = {"ingest": (90, 4), "split, views, features": (180, 12), "encode": (30, 8)}
+NOT_MEASURED = "train, and blend, submission and report"  # that have a budget, too
 DISK = 300  # GiB that everything may take
+POWER = 1.1  # of the rows, by which CPU time may grow at most
+PEAK = (40, 8)  # a world of 1/40, and the GiB that no stage may exceed there
 TIGHT = "1GB"  # the memory limit that shows what a limit does
 CHECKED_LIMITS = (TIGHT, "16GB")
 RESULT = ROOT / "benchmarks" / "results" / "scale.md"
@@ -66,13 +70,44 @@ class Run:
         return f"{self.stage} {self.split}".strip()
 
 
+def as_run(found: dict[str, Any]) -> Run:
+    """The run that was stored."""
+    return Run(**{**found, "cost": Cost(**found["cost"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a report is made of: runs and rows of the worlds by their size, the runs with TIGHT, and where all ran."""
+
+    machine: str
+    memory_limit: str
+    worlds: dict[int, list[Run]]
+    counts: dict[int, dict[str, int]]
+    tight: dict[str, Run]
+    same_bytes: str  # the table of check_bytes, if it was asked for
+
+    def save(self, path: Path) -> None:
+        """As JSON."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Results:
+        """What `save` wrote."""
+        found = json.loads(path.read_text(encoding="utf-8"))
+        worlds = {int(size): [as_run(run) for run in runs] for size, runs in found["worlds"].items()}
+        counts = {int(size): rows for size, rows in found["counts"].items()}
+        in_order = {size: worlds[size] for size in sorted(worlds, reverse=True)}  # write_json has sorted them as texts
+        tight = {name: as_run(run) for name, run in found["tight"].items()}
+        return cls(**{**found, "worlds": in_order, "counts": counts, "tight": tight})
+
+
 class Measured:
     """The runs of a world with these parameters, kept in a file of it. again: stages whose runs of old do not count."""
 
     def __init__(self, world: Path, params: Path, again: Sequence[str] = ()) -> None:
         self.path = world / f"measured-{hashlib.sha256(params.read_bytes()).hexdigest()[:8]}.json"
         found = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
-        runs = [Run(**{**run, "cost": Cost(**run["cost"])}) for run in found]
+        runs = [as_run(run) for run in found]
         self.runs = {run.name: run for run in runs if run.stage not in again}
 
     def add(self, run: Run) -> None:
@@ -293,6 +328,29 @@ def growth(worlds: dict[int, list[Run]], tight: dict[str, Run], limit: str) -> t
     return table(header, rows), table(head, budget)
 
 
+def limits(worlds: dict[int, list[Run]]) -> str:
+    """A table: whether any stage's CPU time grows too fast, and whether any takes too much memory in a world of PEAK;
+    if so which, else the nearest to it."""
+    sizes = [1 / size for size in worlds]
+    size, allowed = PEAK
+    powers = {
+        last.name: exponent(sizes, [runs[at].cost.cpu for runs in worlds.values()])
+        for at, last in enumerate(worlds[min(worlds)])
+    }
+    peaks = {run.name: run.cost.peak / GIB for run in worlds.get(size, [])}
+    rows = []
+    for what, found, most in (
+        ("power of CPU time", {name: power for name, power in powers.items() if not math.isnan(power)}, POWER),
+        (f"peak GiB at 1/{size}, with mapped files", peaks, allowed),
+    ):
+        above = {name: value for name, value in found.items() if value > most}
+        told = above or dict(sorted(found.items(), key=lambda item: item[1])[-1:])
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in told.items())
+        verdict = ("**no**" if above else "yes") if found else "not measured"
+        rows.append([f"every stage: {what}", shown, most, verdict])
+    return table(["growth", "above, or highest", "at most", "within"], rows)
+
+
 def details(runs: list[Run]) -> str:
     rows = [
         [
@@ -361,6 +419,38 @@ def digest(folder: Path) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------------
 
 
+def report(results: Results) -> str:
+    """All tables, as Markdown."""
+    worlds, counts = results.worlds, results.counts
+    stage_table, budget = growth(worlds, results.tight, results.memory_limit)
+    names = sorted(counts[max(counts)])
+    rows = [[name, *(f"{counts[size][name]:,}" for size in worlds)] for name in names]
+    parts = [
+        "# Growth\n",
+        f"Written by `python -m benchmarks.scale`, memory limit {results.memory_limit}: {results.machine}.\n",
+        "Memory is the process's own, without pages of mapped files. benchmarks/scale.py says how the whole is "
+        "extrapolated. Powers: of CPU seconds over all worlds, and of memory over the two largest. Stages that "
+        f"would grow beyond the limit ran again in the largest world with {TIGHT}, and wrote the same bytes. "
+        f"Not measured here: {NOT_MEASURED}.\n",
+        budget,
+        limits(worlds),
+        stage_table,
+        "Rows of the worlds:\n",
+        table(["", *(f"1/{size}" for size in worlds)], rows),
+        *(f"## 1/{size}\n\n{details(runs)}" for size, runs in worlds.items()),
+    ]
+    if results.same_bytes:
+        parts.append(f"## Same bytes\n\n{results.same_bytes}")
+    return "\n".join(parts)
+
+
+def write_report(results: Results, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report(results), encoding="utf-8")
+    _, budget = growth(results.worlds, results.tight, results.memory_limit)
+    print(budget, limits(results.worlds), f"written: {path}", sep="\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--start", type=int, default=160, help="the smallest world is 1/START (default: 160)")
@@ -371,7 +461,14 @@ def main() -> None:
     parser.add_argument("--again", nargs="*", default=[], help="stages that are measured anew in kept worlds")
     parser.add_argument("--check-bytes", type=int, metavar="SIZE", help="compare 1/SIZE over threads and memory limits")
     parser.add_argument("--out", type=Path, default=RESULT, help=f"the report (default: {RESULT.relative_to(ROOT)})")
+    parser.add_argument("--report", action="store_true", help="write the report anew from the JSON beside it")
     options = parser.parse_args()
+    stored = options.out.with_suffix(".json")
+    if options.report:
+        if not stored.exists():
+            parser.error(f"--report: {stored}: no such file; expected what a run without --report stores")
+        write_report(Results.load(stored), options.out)
+        return
     sizes = [options.start]
     while sizes[-1] // 2 >= options.upto:
         sizes.append(sizes[-1] // 2)
@@ -382,25 +479,10 @@ def main() -> None:
     if not options.keep:
         for size in sizes:
             shutil.rmtree(scratch / f"world-{size}")
-    stage_table, budget = growth(worlds, tight, options.memory_limit)
-    names = list(counts[sizes[0]])
-    parts = [
-        "# Growth\n",
-        f"Written by `python -m benchmarks.scale`, memory limit {options.memory_limit}: {machine()}.\n",
-        "Memory is the process's own, without pages of mapped files. benchmarks/scale.py says how the whole is "
-        "extrapolated. Powers: of CPU seconds over all worlds, and of memory over the two largest. Stages that "
-        f"would grow beyond the limit ran again in the largest world with {TIGHT}, and wrote the same bytes.\n",
-        budget,
-        stage_table,
-        "Rows of the worlds:\n",
-        table(["", *(f"1/{size}" for size in sizes)], [[n, *(f"{counts[s][n]:,}" for s in sizes)] for n in names]),
-        *(f"## 1/{size}\n\n{details(runs)}" for size, runs in worlds.items()),
-    ]
-    if options.check_bytes:
-        parts.append("## Same bytes\n\n" + check_bytes(scratch, options.check_bytes))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text("\n".join(parts), encoding="utf-8")
-    print(budget, f"\nwritten: {options.out}")
+    same_bytes = check_bytes(scratch, options.check_bytes) if options.check_bytes else ""
+    results = Results(machine(), options.memory_limit, worlds, counts, tight, same_bytes)
+    results.save(stored)
+    write_report(results, options.out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from deepctr_torch.inputs import SparseFeat
 from deepctr_torch.models import DeepFM
 
 
-def run(benchmark: Any) -> Any:
+def run(benchmark: Any, network: Any = DeepFM, **parameters: Any) -> Any:
+    """network: a model of DeepCTR-Torch. parameters: of it, beside what all networks of the benchmark share."""
     settings = benchmark.settings
     torch.set_num_threads(settings["threads"])
     names = [f"f{i}" for i in range(len(settings["sizes"]))]
@@ -18,13 +19,14 @@ def run(benchmark: Any) -> Any:
         SparseFeat(name, vocabulary_size=size, embedding_dim=settings["embedding"])
         for name, size in zip(names, settings["sizes"], strict=True)
     ]
-    model = DeepFM(
+    model = network(
         columns,
         columns,
         dnn_hidden_units=tuple(settings["hidden"]),
         l2_reg_linear=0,
         l2_reg_embedding=0,
         seed=1,
+        **parameters,
     )
     model.compile("adam", "binary_crossentropy")
     inputs = {part: dict(zip(names, benchmark.codes(part).T.copy(), strict=True)) for part in ("history", "target")}

@@ -12,10 +12,10 @@ from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions
 
 
-def run(benchmark: Any, name: str = "deepfm", **parameters: Any) -> Any:
-    """parameters: of the model, beside what all networks of the benchmark have in common."""
-    settings, encoded = benchmark.settings, Encoded(benchmark.folder / "encoded")
-    history, target = encoded.part("history"), encoded.part("target")
+def run(benchmark: Any, name: str = "deepfm", encoded: str = "encoded", **parameters: Any) -> Any:
+    """encoded: where the rows are. parameters: of the model, beside what all networks of the benchmark share."""
+    settings, rows = benchmark.settings, Encoded(benchmark.folder / encoded)
+    history, target = rows.part("history"), rows.part("target")
     kind = load_kind(name)
     common = {
         "embedding_dim": settings["embedding"],
@@ -29,8 +29,8 @@ def run(benchmark: Any, name: str = "deepfm", **parameters: Any) -> Any:
     config = kind.config(**{**common, **parameters})
     options = FitOptions(runtime=RuntimeConfig(threads=settings["threads"], device="cpu"), length=settings["epochs"])
     warm = kind.build(config)  # loads the compiled loops, or compiles them at the first run ever
-    warm.fit(encoded, FitOptions(runtime=options.runtime, length=1e-9))
+    warm.fit(rows, FitOptions(runtime=options.runtime, length=1e-9))
     warm.predict(target)
     model = kind.build(config)
-    benchmark.timed("training", lambda: model.fit(encoded, options))
+    benchmark.timed("training", lambda: model.fit(rows, options))
     return np.asarray(benchmark.timed("inference", lambda: model.predict(target)))

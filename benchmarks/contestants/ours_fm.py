@@ -8,4 +8,6 @@ import ours_ffm
 
 
 def run(benchmark: Any) -> Any:
-    return ours_ffm.run(benchmark, "fm", benchmark.settings["embedding"], benchmark.RATES)
+    return ours_ffm.factorization(
+        benchmark, "fm", benchmark.settings["rates"], k=benchmark.settings["embedding"], l2=2e-5
+    )

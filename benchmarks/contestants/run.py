@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 class Benchmark:
     """The data, the settings, and a stopwatch for a contestant.
 
-    RATES: among which a factorization machine chooses, by the last tenth of the rows to learn from. REPEATS: how often
-    what is short is measured; the fastest counts.
+    REPEATS: how often what is short is measured; the fastest counts.
     """
 
-    RATES = 0.05, 0.1, 0.2, 0.4
     REPEATS = 3
 
     def __init__(self, folder: Path) -> None:

@@ -13,7 +13,11 @@ import xlearn
 
 def run(benchmark: Any, kind: str = "fm", k: int = 0, rates: Sequence[float] = ()) -> Any:
     files = _Files(benchmark, kind)
-    epochs, k, rates = benchmark.settings["epochs"], k or benchmark.settings["embedding"], rates or benchmark.RATES
+    epochs, k, rates = (
+        benchmark.settings["epochs"],
+        k or benchmark.settings["embedding"],
+        rates or benchmark.settings["rates"],
+    )
     history, target = files.of("history"), files.of("target")
     model_file, output = files.path("model"), files.path("scores")
 
