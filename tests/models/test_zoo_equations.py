@@ -77,7 +77,7 @@ def test_normdnn(world: Encoded, inputs: Inputs, embedding_norm: Any, hidden_nor
         normed = [norm(embedding_norm, e) for e in terms.embeddings]
         h_0 = np.concatenate([*normed[:displays], terms.numbers[:gap], *normed[displays:], terms.numbers[gap:]])
         expected = naive_linear(network, terms) + naive_mlp(network.mlp.layers, h_0, hidden_norm)
-        assert found[row] == pytest.approx(expected, abs=1e-4, rel=1e-4)
+        assert found[row] == pytest.approx(expected, abs=1e-5, rel=1e-5)
 
 
 def test_norms_of_a_vector() -> None:
@@ -133,7 +133,7 @@ def test_dcnv2(world: Encoded, inputs: Inputs, rank: int | None, hidden: tuple[i
         expected = float(network.w_cross.weight.detach().numpy()[0].astype(float) @ x_l + network.w_cross.bias.item())
         if hidden:
             expected += naive_mlp(network.mlp.layers, terms.inputs)
-        assert found[row] == pytest.approx(expected, abs=1e-3, rel=1e-4)
+        assert found[row] == pytest.approx(expected, abs=1e-5, rel=1e-5)
 
 
 # --- wide & deep --------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_wide_deep(world: Encoded, inputs: Inputs) -> None:
     for row in range(part.rows):
         terms = naive_terms(network, world, part, row)
         expected = naive_linear(network, terms) + naive_crosses(network.phi, world, inputs, row)
-        assert found[row] == pytest.approx(expected + naive_mlp(network.mlp.layers, terms.inputs), abs=1e-4)
+        assert found[row] == pytest.approx(expected + naive_mlp(network.mlp.layers, terms.inputs), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -267,8 +267,8 @@ def test_deeplight(world: Encoded, inputs: Inputs, hidden: tuple[int, ...], prun
                 expected += matrix[i, j] * float(e @ terms.embeddings[j])
         if hidden:
             expected += naive_mlp(network.mlp.layers, terms.inputs)
-        assert found[row] == pytest.approx(expected, abs=1e-4)
-        assert quick[row] == pytest.approx(expected, abs=1e-4)
+        assert found[row] == pytest.approx(expected, abs=1e-5)
+        assert quick[row] == pytest.approx(expected, abs=1e-5)
 
 
 def test_unpruned_with_all_pairs_alike_it_is_deepfm(world: Encoded, inputs: Inputs) -> None:
