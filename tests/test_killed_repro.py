@@ -113,7 +113,7 @@ def test_a_killed_repro(workspace: Path, tmp_path: Path) -> None:
     assert not (predictions / "validation" / "ffm.parquet").exists()
     kill_at(repro(killed), blend.exists)  # the validation split's blend is being written
     assert (predictions / "submission" / "ffm.parquet").exists()
-    assert not (blend / "submission.parquet").exists()
+    assert not (killed / "submissions" / "blend.csv").exists()
     for folder in (killed, undisturbed):
         assert repro(folder).wait(120) == 0
     assert "submissions/blend.csv" in made(killed)
