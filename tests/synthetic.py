@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,6 +173,15 @@ def best_of(score: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[n
         clicked[start + int(np.argmax(score[start : start + length]))] = 1
         start += int(length)
     return clicked
+
+
+@cache
+def by_chance(lengths: tuple[int, ...]) -> tuple[float, float]:
+    """Mean and standard error of MAP@12 when the click's rank in each display is uniform."""
+    ranks = [1 / np.arange(1, n + 1) for n in lengths]
+    means = np.array([r.mean() for r in ranks])
+    variances = np.array([(r**2).mean() for r in ranks]) - means**2
+    return float(means.mean()), float(np.sqrt(variances.sum()) / len(lengths))
 
 
 #: All kinds of field, by impression and by display: what `mixed` fills.

@@ -1,4 +1,4 @@
-"""The stages train, tune and blend, killed from outside at any moment: the next run ends like an undisturbed one."""
+"""The stages that fit and the blend, killed from outside at any moment: the next run ends like an undisturbed one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from pipeline.core.files import write_json
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.predictions import write_predictions
 from pipeline.stages import blend as blend_stage
+from pipeline.stages import leaves as leaves_stage
+from pipeline.stages import out_of_fold as out_of_fold_stage
 from pipeline.stages import train as train_stage
 from pipeline.stages import tune as tune_stage
 from tests.synthetic import write_mixed
@@ -36,6 +39,7 @@ PARAMS: dict[str, Any] = {
         "network": {"kind": "deepfm", "hidden": [8], "batch_displays": 32, **LONG},
         "machine": {"kind": "ffm", **LONG},
     },
+    "leaves": {"trees": 45, "num_leaves": 4, "min_data_in_leaf": 5},
     "tuning": {"trials": TRIALS, "displays": 100, "seed": 3},
     "blend": {"members": ["one", "two"], "folds": 3},
     "runtime": {"threads": 1, "device": "cpu", "temp_directory": "temporary"},
@@ -56,7 +60,7 @@ def workspace(folder: Path) -> Path:
 def started(stage: str, arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """The stage as DVC runs it, but slower, so that a kill may fall anywhere in it."""
     code = f"""
-import sys, time
+import itertools, sys, time, types
 import lightgbm as lgb
 from pipeline.stages import command, {stage}
 from pipeline.core import files
@@ -68,9 +72,12 @@ def slow_replace(self, target):  # a file that is whole, but not yet in its plac
     time.sleep(0.05)
     return replace(self, target)
 files.Path.replace = slow_replace
-if sys.argv[1] == "tune":
+if sys.argv[1] in ("tune", "leaves"):
     lgb.Booster.update = slow_update
-if sys.argv[1] == "train":
+if sys.argv[1] == "leaves":  # whose params name no checkpoint_minutes: each segment's end becomes a checkpoint
+    from pipeline.trees import boosting
+    boosting.time = types.SimpleNamespace(monotonic=itertools.count(0, 10_000).__next__)
+if sys.argv[1] in ("train", "out_of_fold"):
     from pipeline.factorization import training as factorization
     from pipeline.nn import training as nn
     for trainer in (factorization.Trainer, nn.NetworkTrainer):
@@ -105,11 +112,18 @@ def touched(folder: Path) -> int:
     return max(times)
 
 
-@pytest.mark.parametrize("model", ["network", "machine"])
-def test_train(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+def validated(folder: Path) -> Path:
+    """What a refit reads of the model that it is to be like."""
+    write_json(folder / "like" / "fit.json", {"length": 10.0, "curve": []})
+    return folder / "like"
+
+
+@pytest.mark.parametrize(("model", "refit"), [("network", False), ("machine", False), ("machine", True)])
+def test_train(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, refit: bool) -> None:
     """Two kills, of which the second hits a run that goes on: the same model, predictions, metrics and curve."""
     command = [f"--encoded={world.folder}", f"--model={model}", "--out=model", "--checkpoint=checkpoint"]
     command += ["--predictions=p.parquet", "--metrics=metrics.json", "--slices=slices.json", "--curve=curve.json"]
+    command += [f"--like={validated(tmp_path)}"] * refit
     killed, undisturbed = workspace(tmp_path / "killed"), workspace(tmp_path / "undisturbed")
     checkpoint = killed / "checkpoint"
     for delay in np.random.default_rng().uniform(0, 0.6, 2):
@@ -122,6 +136,43 @@ def test_train(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         train_stage.main(command)
     assert not checkpoint.exists()
     assert "p.parquet" in files(killed)
+    assert files(killed) == files(undisturbed)
+
+
+def test_out_of_fold(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill within each fold: the field has the same bytes, and no fold's scores stay behind."""
+    target = world.part("target")
+    write_predictions(tmp_path / "p.parquet", target, np.arange(target.rows, dtype=np.float32))
+    command = [f"--encoded={world.folder}", "--model=machine", f"--like={validated(tmp_path)}"]
+    command += [f"--predictions={tmp_path / 'p.parquet'}", "--out=scores/machine", "--checkpoint=checkpoint"]
+    killed, undisturbed = workspace(tmp_path / "killed"), workspace(tmp_path / "undisturbed")
+    checkpoint = killed / "checkpoint"
+    delays = np.random.default_rng().uniform(0, 0.4, 2)
+    for begun, delay in ((checkpoint.exists, delays[0]), (lambda: any(checkpoint.glob("*.npy")), delays[1])):
+        assert kill_at(started("out_of_fold", command, killed), begun, float(delay))
+        assert not (killed / "scores" / "machine").exists()
+    for folder in (killed, undisturbed):
+        monkeypatch.chdir(folder)
+        out_of_fold_stage.main(command)
+    assert "scores/machine/history.npy" in files(killed)
+    assert files(killed) == files(undisturbed)
+
+
+def test_leaves(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while the trees grow and one while their leaves are written: the same fields, and no scratch stays."""
+    command = [f"--encoded={world.folder}", "--out=leaves", "--checkpoint=checkpoint"]
+    killed, undisturbed = workspace(tmp_path / "killed"), workspace(tmp_path / "undisturbed")
+    delays = np.random.default_rng().uniform(0, 1, 2)
+    for begun, delay in (
+        (lambda: any((killed / "checkpoint").rglob("trees.npz")), delays[0]),
+        ((killed / ".leaves.partial" / "leaf_0").exists, delays[1]),
+    ):
+        assert kill_at(started("leaves", command, killed), begun, float(delay))
+        assert not (killed / "leaves").exists()
+    for folder in (killed, undisturbed):
+        monkeypatch.chdir(folder)
+        leaves_stage.main(command)
+    assert "leaves/leaf_44/target.npy" in files(killed)
     assert files(killed) == files(undisturbed)
 
 
@@ -176,4 +227,5 @@ def test_blend(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """The bytes of all files, and the names of all folders."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}

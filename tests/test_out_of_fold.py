@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,14 +16,14 @@ from pipeline import training
 from pipeline.core.errors import InputError, ParameterError
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.factorization.model import FactorizationModel
-from pipeline.metrics import map12, tie_hash
+from pipeline.metrics import map12, reciprocal_rank, tie_hash
 from pipeline.models.base import load_kind
 from pipeline.out_of_fold import out_of_fold
 from pipeline.schemas.encoded import Encoded, Field
 from pipeline.schemas.fitting import FitOptions
 from pipeline.schemas.predictions import labels_of, write_predictions
 from pipeline.tuning.sample import sample
-from tests.synthetic import write_mixed
+from tests.synthetic import by_chance, write_mixed
 
 FOLDS = 2
 
@@ -62,6 +63,22 @@ def test_no_score_knows_its_own_label(world: Encoded, tmp_path: Path) -> None:
     after = np.load(scored(world, tmp_path / "b") / "base/history.npy")
     assert np.array_equal(before[rows], after[rows])
     assert not np.array_equal(before[~rows], after[~rows])
+
+
+def test_shuffled_labels_leave_no_signal(tmp_path: Path) -> None:
+    """With clicks that mean nothing, the score ranks history's own clicks neither better nor worse than chance."""
+    history = write_mixed(tmp_path / "world", displays=1000).part("history")
+    lengths, gains = np.diff(history.offsets), []
+    for seed in range(3):
+        shuffled = Encoded(shutil.copytree(tmp_path / "world", tmp_path / f"world{seed}"))
+        clicked = np.zeros(history.rows, np.uint8)
+        clicked[history.offsets[:-1] + np.random.default_rng(seed).integers(0, lengths)] = 1
+        np.save(shuffled.folder / "history" / "clicked.npy", clicked)
+        score = np.load(scored(shuffled, tmp_path / f"{seed}") / "base/history.npy")
+        ids = (np.asarray(history.array(name)) for name in ("display_id", "ad_id"))
+        gains.append(reciprocal_rank(score, clicked, history.offsets, *ids))
+    expected, error = by_chance(tuple(lengths.tolist() * 3))
+    assert abs(np.concatenate(gains).mean() - expected) < 4 * error
 
 
 def test_scores_are_a_field_like_any_other(world: Encoded, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ import pytest
 import torch
 import yaml
 
+from pipeline.core.config import read_yaml
 from pipeline.core.errors import InputError, ParameterError
+from pipeline.core.files import read_json
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.metrics import evaluate, map12
 from pipeline.models.base import model_config
@@ -25,7 +27,9 @@ from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.predictions import labels_of, read_scores
 from pipeline.stages import blend as blend_stage
 from pipeline.stages import command
+from pipeline.stages import encode as encode_stage
 from pipeline.stages import train as train_stage
+from pipeline.stages.check import check_params
 
 MODELS: dict[str, dict[str, Any]] = {
     "rate": {"kind": "ad_ctr"},
@@ -236,3 +240,24 @@ def test_mistakes(workspace: Workspace, tmp_path: Path, runtime: RuntimeConfig) 
     with pytest.raises(InputError, match="no labels to stop early by"):
         other.train("submission", "deep")
     assert not other.path("models").exists()
+
+
+def test_a_group_that_params_do_not_name_yet(
+    splits: dict[str, Path], features: dict[str, Path], runtime: RuntimeConfig, tmp_path: Path
+) -> None:
+    """`entities`, named in `features` and by the ffm, is checked, encoded and learned from."""
+    params = read_yaml(Path("params.yaml"))
+    params["features"].append("entities")
+    params["models"]["ffm"] |= {"groups": ["ids", "entities"], "epochs": 1}
+    params["runtime"] = dataclasses.asdict(replace(runtime, threads=1))
+    path, encoded = tmp_path / "params.yaml", tmp_path / "encoded"
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
+    check_params(path)
+    f, split = features["validation"], splits["validation"]
+    encode_stage.main([f"--params={path}", f"--split={split}", f"--features={f}", f"--out={encoded}"])
+    command = [f"--params={path}", f"--encoded={encoded}", "--model=ffm", f"--out={tmp_path / 'ffm'}"]
+    train_stage.main([*command, f"--predictions={tmp_path / 'p.parquet'}", f"--checkpoint={tmp_path / 'c'}"])
+    target = Encoded(encoded).part("target")
+    assert len(read_scores(tmp_path / "p.parquet", target)) == target.rows
+    read = read_json(tmp_path / "ffm" / "fields.json")["fields"]
+    assert {"ad_id", "ad_entity", "page_entity"} <= {field["name"] for field in read}

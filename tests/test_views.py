@@ -207,17 +207,18 @@ def test_affinity_against_loops(
 def test_viewed_fields_against_loops(
     tables: Path, splits: dict[str, Path], views: dict[str, Path], features: dict[str, Path], field: str
 ) -> None:
-    source_of = {row["document_id"]: row["source_id"] for row in rows(tables / "documents_meta.parquet")}
-    topics: dict[int, dict[int, float]] = defaultdict(dict)
-    for row in rows(tables / "documents_topics.parquet"):
-        topics[row["document_id"]][row["topic_id"]] = row["confidence_level"]
+    meta = {row["document_id"]: row for row in rows(tables / "documents_meta.parquet")}
+    about: dict[str, dict[int, dict[int, float]]] = {"topic": defaultdict(dict), "category": defaultdict(dict)}
+    for label, name in (("topic", "documents_topics"), ("category", "documents_categories")):
+        for row in rows(tables / f"{name}.parquet"):
+            about[label][row["document_id"]][row[f"{label}_id"]] = row["confidence_level"]
     around: dict[int, list[tuple[int, int]]] = defaultdict(list)
     sources: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for view in rows(views["validation"] / "history.parquet"):
         around[view["display_id"]].append((view["delay"], view["document_id"]))
         sources[view["display_id"]].append((view["delay"], view["traffic_source"]))
     found = rows(features["validation"] / "views" / "history.parquet")
-    filled = 0
+    filled: dict[str, int] = defaultdict(int)
     for row, got in zip(rows(splits["validation"] / "history.parquet"), found, strict=True):
         before = sorted((-delay, document) for delay, document in around[row["display_id"]] if delay < 0)
         after = sorted((delay, document) for delay, document in around[row["display_id"]] if delay >= 0)
@@ -227,8 +228,14 @@ def test_viewed_fields_against_loops(
             chosen = []
         weights: dict[str, list[tuple[int | None, float]]] = {
             "document": [(document, 1) for document in chosen],
-            "source": [(source_of.get(document), 1) for document in chosen],
-            "topic": [pair for document in chosen for pair in topics[document].items()],
+            **{
+                label: [(meta.get(document, {}).get(f"{label}_id"), 1) for document in chosen]
+                for label in ("source", "publisher")
+            },
+            **{
+                label: [pair for document in chosen for pair in found_in[document].items()]
+                for label, found_in in about.items()
+            },
         }
         for label, values in weights.items():
             totals: dict[int, float] = defaultdict(float)
@@ -238,7 +245,7 @@ def test_viewed_fields_against_loops(
             bag = got[f"{field}_{label}"] or []
             assert [pair["id"] for pair in bag] == sorted(totals)
             assert [pair["weight"] for pair in bag] == pytest.approx([totals[key] for key in sorted(totals)], abs=2e-3)
-        filled += bool(chosen)
+            filled[label] += bool(bag)
         assert got["views_before"] == pytest.approx(math.log(1 + len(before)), rel=1e-6)
         assert got["views_after"] == pytest.approx(math.log(1 + len(after)), rel=1e-6)
         for number, traffic in enumerate(("internal", "search", "social"), 1):
@@ -246,4 +253,4 @@ def test_viewed_fields_against_loops(
             earlier = sum(delay < 0 for delay in delays)
             assert got[f"{traffic}_before"] == pytest.approx(math.log(1 + earlier), rel=1e-6)
             assert got[f"{traffic}_after"] == pytest.approx(math.log(1 + len(delays) - earlier), rel=1e-6)
-    assert filled > 100
+    assert min(filled[label] for label in weights) > 100, filled

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import ibis
@@ -26,6 +25,7 @@ from pipeline.schemas.impressions import PARTS, SplitInfo
 from pipeline.schemas.raw import DAY_MS
 from pipeline.views import ViewsConfig, write_views
 from tests.discovery import feature_groups
+from tests.synthetic import by_chance
 
 GROUPS = feature_groups()
 WITH_LABELS: tuple[Scope, ...] = ("past-clicks", "out-of-fold", "out-of-fold-future")
@@ -256,21 +256,24 @@ def test_a_display_does_not_know_its_own_click(
     assert (swapped / "target.parquet").read_bytes() != (before / "target.parquet").read_bytes()
 
 
-@cache
-def by_chance(lengths: tuple[int, ...]) -> tuple[float, float]:
-    """Mean and standard error of MAP@12 when the click's rank in each display is uniform."""
-    ranks = [1 / np.arange(1, n + 1) for n in lengths]
-    means = np.array([r.mean() for r in ranks])
-    variances = np.array([(r**2).mean() for r in ranks]) - means**2
-    return float(means.mean()), float(np.sqrt(variances.sum()) / len(lengths))
+def ranked_by(table: pa.Table, column: str, impressions: pa.Table) -> NDArray[np.float64]:
+    """(N,) a number, 0 if unknown; of a display's bag of documents, the weight of the row's ad's document in it."""
+    if table.schema.field(column).type != ibis.dtype(MULTI_TYPE).to_pyarrow():
+        return np.nan_to_num(table[column].to_numpy().astype(np.float64))
+    display = np.cumsum(impressions["first"].to_numpy()) - 1
+    bags = table[column].filter(impressions["first"]).to_pylist()
+    weights = [{pair["id"]: pair["weight"] for pair in bag or ()} for bag in bags]
+    documents = zip(display, impressions["ad_document_id"].to_pylist(), strict=True)
+    found = np.array([weights[at].get(document, 0.0) for at, document in documents])
+    assert found.any(), f"{column}: no bag holds an ad's document"
+    return found
 
 
 @pytest.mark.parametrize("name", LABELLED)
 def test_shuffled_labels_leave_no_signal(splits: dict[str, Path], compute: Compute, tmp_path: Path, name: str) -> None:
     """With clicks that mean nothing, no column may rank history's own clicks better or worse than chance."""
-    numeric = [column.name for column in GROUPS[name].columns if column.kind == "numeric"]
-    columns = [column for column in columns_of(name, *WITH_LABELS) if column in numeric]
-    assert columns
+    columns = columns_of(name, *WITH_LABELS)
+    assert {column.kind for column in GROUPS[name].columns if column.name in columns} <= {"numeric", "multi"}
     gains: dict[str, list[NDArray[np.float64]]] = {}
     lengths: list[int] = []
     for seed in range(SHUFFLES):
@@ -280,7 +283,7 @@ def test_shuffled_labels_leave_no_signal(splits: dict[str, Path], compute: Compu
         offsets = np.append(starts_of(impressions), impressions.num_rows)
         lengths += np.diff(offsets).tolist()
         for column in columns:
-            value = np.nan_to_num(table[column].to_numpy().astype(np.float64))
+            value = ranked_by(table, column, impressions)
             for sign in (1, -1):
                 gain = reciprocal_rank(
                     sign * value,
