@@ -19,7 +19,7 @@ from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, input_sizes
 from pipeline.nn.model import NetworkModel
 from pipeline.nn.network import Network
-from pipeline.nn.norms import NORM_EPSILON, Norm
+from pipeline.nn.norms import Norm
 from pipeline.nn.terms import Joined, Logit
 from pipeline.nn.training import DeepConfig
 
@@ -31,12 +31,13 @@ class Config(DeepConfig):
     """embedding_norm, hidden_norm: of the embeddings, and of what goes into each activation.
 
     With both `none` it is the plain network. epsilon: eps of the embeddings' norm. It leaves embeddings small whose
-    variance is small beside it, such as those of ids that have been read a few times, and mostly noise.
+    variance is small beside it, such as those of ids that have been read a few times, and mostly noise; with the usual
+    1e-5 these would be as large as any.
     """
 
     embedding_norm: NormName = "variance"
     hidden_norm: NormName = "variance"
-    epsilon: float = NORM_EPSILON
+    epsilon: float = 0.1
 
     def __post_init__(self) -> None:
         DeepConfig.__post_init__(self)

@@ -48,11 +48,11 @@ def inputs(world: Encoded) -> Inputs:
     return Inputs(list(world.fields.values()))
 
 
-def norm(name: str, x: Floats) -> Floats:
+def norm(name: str, x: Floats, epsilon: float = NORM_EPSILON) -> Floats:
     if name == "none":
         return x
     variance = np.mean((x - x.mean()) ** 2)
-    return (x - (x.mean() if name == "layer" else 0)) / np.sqrt(variance + NORM_EPSILON)
+    return (x - (x.mean() if name == "layer" else 0)) / np.sqrt(variance + epsilon)
 
 
 def naive_mlp(layers: Any, x: Floats, hidden_norm: str = "none") -> float:
@@ -77,7 +77,7 @@ def test_normdnn(world: Encoded, inputs: Inputs, embedding_norm: Any, hidden_nor
     for row in range(part.rows):
         terms = naive_terms(network, world, part, row)
         displays = len(inputs.display.embedded)
-        normed = [norm(embedding_norm, e) for e in terms.embeddings]
+        normed = [norm(embedding_norm, e, config.epsilon) for e in terms.embeddings]
         h_0 = np.concatenate([*normed[:displays], terms.numbers[:gap], *normed[displays:], terms.numbers[gap:]])
         expected = naive_linear(network, terms) + naive_mlp(network.mlp.layers, h_0, hidden_norm)
         assert found[row] == pytest.approx(expected, abs=1e-5, rel=1e-5)
