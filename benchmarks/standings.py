@@ -8,6 +8,8 @@ click rates nor page views: LightGBM, XGBoost and libffm as they are by default 
 learning from all of clicks_train, as our submission does). PYTHON is the interpreter of an environment made as
 benchmarks/requirements-peers.txt says; without it LightGBM competes alone. One line more is what a script of one file
 comes to: LightGBM by its defaults on some of our click rates, the likeness of user and ad by topic, and the leak.
+--truth names the truth of a world that did not come from our simulation (benchmarks/other_world.py). --without fits our
+`lightgbm` to all feature groups, to all but each of some, and to all but all of these.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +31,13 @@ from benchmarks.models import CONTESTANTS, compete
 from pipeline.core.files import read_json
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.metrics import Judged, standard_error, weighted_mean
+from pipeline.models.base import model_config
 from pipeline.models.lightgbm import Config, GradientBoostedTrees
 from pipeline.report import test_labels
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions
 from pipeline.schemas.predictions import read_scores
+from pipeline.training import trained_length
 
 PEERS = ("lightgbm_defaults", "xgboost_defaults", "libffm")
 GROUPS = ("ids", "context")
@@ -50,21 +56,28 @@ RESULT = ROOT / "benchmarks" / "results" / "standings.md"
 def main() -> None:
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--run", type=Path, default=ROOT, help="folder in which `dvc repro` ran")
+    command.add_argument("--truth", type=Path, help="folder of the hidden labels (default: data/truth of the run)")
+    command.add_argument("--without", nargs="+", default=[], metavar="GROUP", help="feature groups to do without")
     command.add_argument("--peers", help="Python of the peers' environment")
     command.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     command.add_argument("--out", type=Path, default=RESULT)
     options = command.parse_args()
     encoded = Encoded(options.run / "data/encoded/submission")
     target = encoded.part("target")
-    known = test_labels(options.run / "data/truth", target)
+    truth = options.truth or options.run / "data/truth"
+    known = test_labels(truth, target)
     if known is None:
-        sys.exit("data/truth: the labels of clicks_test are not known; run `dvc repro` with data.source: simulated")
+        sys.exit(f"{truth}: the labels of clicks_test are not known; run `dvc repro` with data.source: simulated")
     labels, oracle = known
     predictions = options.run / "artifacts/predictions/submission"
     scores = {path.stem: read_scores(path, target) for path in sorted(predictions.glob("*.parquet"))}
     scores |= {"blend": read_scores(options.run / "artifacts/blend/submission.parquet", target), "oracle": oracle}
     if all(name in encoded.fields for name in SCRIPT):
         scores["lightgbm_defaults on 14 click rates, topics and the leak"] = of_a_script(encoded, options.threads)
+    if options.without:
+        for left_out in ([], *([group] for group in options.without), options.without):
+            name = f"trees on all groups{' but ' if left_out else ''}{', '.join(left_out)}"
+            scores[name] = of_trees_without(options.run, left_out, options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         fields = write_codes(encoded, Path(scratch), options.threads)
         for name in PEERS:
@@ -111,6 +124,17 @@ def of_a_script(encoded: Encoded, threads: int) -> NDArray[np.float32]:
     )
     model = GradientBoostedTrees(config)
     model.fit(encoded, FitOptions(runtime=RuntimeConfig(threads=threads), length=100))
+    return model.predict(encoded.part("target"))
+
+
+def of_trees_without(run: Path, groups: Sequence[str], threads: int) -> NDArray[np.float32]:
+    """The target's scores (N,) by the run's `lightgbm` without some feature groups and what other models say."""
+    encoded = Encoded(run / "data/encoded/submission")
+    config = model_config(run / "params.yaml", "lightgbm", run / "tuned/lightgbm.yaml")[1]
+    kept = tuple(sorted({field.group for field in encoded.fields.values()} - set(groups)))
+    model = GradientBoostedTrees(replace(config, groups=kept))
+    length = trained_length(run / "artifacts/models/validation/lightgbm")
+    model.fit(encoded, FitOptions(runtime=RuntimeConfig(threads=threads), length=length))
     return model.predict(encoded.part("target"))
 
 

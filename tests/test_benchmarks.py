@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import ingest, models, scale, training_memory
+from benchmarks import ingest, models, other_world, scale, training_memory
+from pipeline.core.duckdb_engine import DuckDBEngine
+from pipeline.core.files import read_json, write_json
 from pipeline.core.runtime import RuntimeConfig
+from pipeline.ingest import build
+from pipeline.ingest.config import IngestConfig
+from pipeline.metrics import reciprocal_rank
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.raw import RAW_FILES
 
@@ -130,3 +136,29 @@ def test_a_report_of_growth_is_made_anew_from_what_was_stored(tmp_path: Path, mo
     scale.main()
     assert out.read_text(encoding="utf-8") == scale.report(results)
     assert scale.limits(results.worlds) in scale.report(results)
+
+
+def test_the_other_world_is_one_for_the_pipeline(tmp_path: Path, runtime: RuntimeConfig) -> None:
+    """Its files pass ingest without a warning; its truth is that of clicks_test, and its oracle ranks by it."""
+    other_world.write_world(tmp_path, 2000, 1, other_world.Strengths())
+    again = tmp_path / "again"
+    other_world.write_world(again, 2000, 1, other_world.Strengths())
+    for path in (tmp_path / "raw").iterdir():
+        assert path.read_bytes() == (again / "raw" / path.name).read_bytes()
+    files = {path.stem: str(path) for path in (tmp_path / "raw").iterdir()}
+    write_json(tmp_path / "manifest.json", {"source": "directory", "page_views": "full", "files": files})
+    with DuckDBEngine(runtime) as engine:
+        build.ingest(tmp_path, tmp_path / "tables", tmp_path / "ingest.json", engine, IngestConfig())
+    assert read_json(tmp_path / "ingest.json")["warnings"] == []
+    test = pq.read_table(tmp_path / "tables" / "clicks_test.parquet", columns=["display_id", "ad_id"])
+    truth = pq.read_table(tmp_path / "truth" / "displays.parquet")
+    told = truth.filter(pa.array(truth["display_id"].to_numpy() >= test["display_id"][0].as_py()))
+    for name in test.column_names:
+        np.testing.assert_array_equal(told[name].to_numpy(), test[name].to_numpy())
+    number, first = np.unique(told["display_id"].to_numpy(), return_index=True)
+    clicked = told["clicked"].to_numpy()
+    assert (np.add.reduceat(clicked, first) == 1).all()
+    offsets, ads = np.append(first, len(clicked)), told["ad_id"].to_numpy()
+    oracle, luck = told["oracle"].to_numpy(), np.random.default_rng(0).random(len(clicked))
+    gains = [reciprocal_rank(score, clicked, offsets, number, ads).mean() for score in (oracle, luck)]
+    assert gains[0] > gains[1] + 0.15
