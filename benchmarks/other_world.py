@@ -180,17 +180,41 @@ def write_world(out: Path, displays: int, seed: int, strengths: Strengths) -> No
         out / "truth" / "truth.json", {"known": True, "displays": displays, "seed": seed, "effects": asdict(strengths)}
     )
 
+    of_test = test[display][order]
+    raw = {
+        "clicks_train": {name: values[~of_test] for name, values in impressions.items()},
+        "clicks_test": {name: impressions[name][of_test] for name in ("display_id", "ad_id")},
+        **visits(world, number, user, time, page, viewer, at, document),
+        "promoted_content": {
+            "ad_id": ad_id,
+            "document_id": world.document_id[world.of_ad],
+            "campaign_id": 1 + world.campaign,
+            "advertiser_id": 1 + world.advertiser,
+        },
+        **documents(world),
+    }
+    (out / "raw").mkdir(parents=True, exist_ok=True)
+    for name, columns in raw.items():
+        pcsv.write_csv(pa.table(columns), out / "raw" / f"{name}.csv")
+    shown, first = np.unique(raw["clicks_test"]["display_id"], return_index=True)
+    offered = np.split(raw["clicks_test"]["ad_id"], first[1:])
+    lines = [f"{number},{' '.join(map(str, ads))}" for number, ads in zip(shown, offered, strict=True)]
+    (out / "raw" / "sample_submission.csv").write_text("\n".join(["display_id,ad_id", *lines, ""]), encoding="utf-8")
+
+
+def visits(
+    world: World, number: Longs, user: Longs, time: Longs, page: Longs, viewer: Longs, at: Longs, document: Longs
+) -> dict[str, dict[str, np.ndarray]]:
+    """The tables of displays (number, user, time, page) and, in any order, page views (viewer, at, document)."""
+    random = world.random
     users = random.choice(2**50, world.users * 3 // 2, replace=False)
     uuid = np.array([f"{number:013x}" for number in users.tolist()])
     states = np.array([f">S{number:02d}" for number in range(30)])
     place = np.char.add(np.array(COUNTRIES)[world.country], states[world.state])
     place = np.where(world.country == 0, np.char.add(place, np.char.add(">", (500 + world.state).astype(str))), place)
-    of_viewer, visits = np.minimum(viewer, world.users - 1), random.permutation(len(viewer))
+    of_viewer, order = np.minimum(viewer, world.users - 1), random.permutation(len(viewer))
     by_number = np.argsort(number)
-    of_test = test[display][order]
-    raw: dict[str, dict[str, np.ndarray]] = {
-        "clicks_train": {name: values[~of_test] for name, values in impressions.items()},
-        "clicks_test": {name: impressions[name][of_test] for name in ("display_id", "ad_id")},
+    return {
         "events": {
             "display_id": number[by_number],
             "uuid": uuid[user][by_number],
@@ -200,27 +224,14 @@ def write_world(out: Path, displays: int, seed: int, strengths: Strengths) -> No
             "geo_location": place[user][by_number],
         },
         "page_views": {
-            "uuid": uuid[viewer][visits],
-            "document_id": world.document_id[document][visits],
-            "timestamp": at[visits],
-            "platform": 1 + world.platform[of_viewer][visits],
-            "geo_location": place[of_viewer][visits],
+            "uuid": uuid[viewer][order],
+            "document_id": world.document_id[document][order],
+            "timestamp": at[order],
+            "platform": 1 + world.platform[of_viewer][order],
+            "geo_location": place[of_viewer][order],
             "traffic_source": random.choice([1, 2, 3], len(viewer), p=[0.55, 0.3, 0.15]),
         },
-        "promoted_content": {
-            "ad_id": ad_id,
-            "document_id": world.document_id[world.of_ad],
-            "campaign_id": 1 + world.campaign,
-            "advertiser_id": 1 + world.advertiser,
-        },
-    } | documents(world)
-    (out / "raw").mkdir(parents=True, exist_ok=True)
-    for name, columns in raw.items():
-        pcsv.write_csv(pa.table(columns), out / "raw" / f"{name}.csv")
-    shown, first = np.unique(raw["clicks_test"]["display_id"], return_index=True)
-    offered = np.split(raw["clicks_test"]["ad_id"], first[1:])
-    lines = [f"{number},{' '.join(map(str, ads))}" for number, ads in zip(shown, offered, strict=True)]
-    (out / "raw" / "sample_submission.csv").write_text("\n".join(["display_id,ad_id", *lines, ""]), encoding="utf-8")
+    }
 
 
 def all_views(
