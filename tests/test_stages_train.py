@@ -37,6 +37,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "kind": "deepfm",
         "groups": ["ids", "context", "leak", "rates"],
         "embedding_dim": 4,
+        "embedding_optimizer": "adam",
+        "embedding_learning_rate": 0.001,
         "hidden": [8],
         "epochs": 2,
         "evaluations": 2,
@@ -172,7 +174,7 @@ def test_the_submission_is_what_validation_chose(workspace: Workspace) -> None:
     assert blended["members"] == list(MODELS)
     assert set(blended["lost_without"]) == set(MODELS)
     assert set(blended["chosen_by_fold"]) <= set(blended["validated_map12"])
-    assert blended["way"] in ("mean", "equal", "likelihood", "smooth")
+    assert blended["way"] in ("mean", "equal", "likelihood", "searched")
     assert np.diag(blended["correlations"]).tolist() == [1.0] * 3
     members = [read_scores(workspace.path(f"predictions/submission/{model}.parquet"), target) for model in MODELS]
     weights = blended["columns"]["weight"]

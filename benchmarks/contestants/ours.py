@@ -21,6 +21,8 @@ def run(benchmark: Any, name: str = "deepfm", encoded: str = "encoded", **parame
         "embedding_dim": settings["embedding"],
         "hidden": tuple(settings["hidden"]),
         "dropout": 0.0,
+        "embedding_optimizer": "adam",
+        "embedding_learning_rate": 1e-3,
         "l2": 0.0,
         "loss": "pointwise",
         "epochs": settings["epochs"],

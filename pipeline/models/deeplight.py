@@ -64,7 +64,7 @@ SEARCH_SPACE: SearchSpace = {
     "hidden": Choice(values=((128, 64), (256, 128))),
     "dropout": Uniform(low=0.0, high=0.5),
     "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
-    "embedding_learning_rate": Uniform(low=1e-4, high=3e-3, log=True),
+    "embedding_learning_rate": Uniform(low=1e-3, high=0.05, log=True),
     "l2": Uniform(low=1e-6, high=1e-2, log=True),
 }
 

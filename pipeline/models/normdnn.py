@@ -54,7 +54,7 @@ SEARCH_SPACE: SearchSpace = {
     "embedding_norm": Choice(values=("none", "layer", "variance")),
     "epsilon": Uniform(low=1e-5, high=1.0, log=True),
     "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
-    "embedding_learning_rate": Uniform(low=1e-4, high=3e-3, log=True),
+    "embedding_learning_rate": Uniform(low=1e-3, high=0.05, log=True),
     "l2": Uniform(low=1e-6, high=1e-2, log=True),
 }
 

@@ -4,8 +4,9 @@ Adam (Kingma and Ba 2015, algorithm 1) goes as far as if every step changed the 
 a row is not read its gradient is 0: both moments decay, by beta^n until it is read again, and its momentum still moves
 it on, in all (1 - r^n) / (1 - r) times as far as its first step, r = beta1 / sqrt(beta2). Here a row goes all that way
 at once, its next gap n taken to be as long as its last. (torch.optim.SparseAdam, whose moments stand still, moves a
-rare row a tenth as far.) AdaGrad: Duchi et al. 2011. Either is given a batch's whole gradient of an id at once; a step
-for each occurrence of it would go many times too far.
+rare row a tenth as far.) AdaGrad: Duchi et al. 2011; where its sums of squares begin above 0 (libffm: at 1), a row that
+is seldom read is moved little, by about its gradients, and only one that is read often by steps of their own size.
+Either is given a batch's whole gradient of an id at once; a step for each occurrence would go many times too far.
 """
 
 from __future__ import annotations
@@ -43,11 +44,16 @@ class Gradient:
 
 
 class RowOptimizer:
-    """Changes one table from the gradients of what was read of it."""
+    """Changes one table from the gradients of what was read of it.
 
-    def __init__(self, table: FieldEmbedding, kind: Kind, rate: float, threads: Threads) -> None:
+    start: where AdaGrad's sums of squares begin, 0 or more; Adam's moments begin at 0.
+    """
+
+    def __init__(self, table: FieldEmbedding, kind: Kind, rate: float, threads: Threads, start: float = 0.0) -> None:
         self.weight, self.kind, self.rate, self.threads = table.weight, kind, rate, threads
+        self.start = start if kind == "adagrad" else 0.0
         self.state = torch.zeros_like(self.weight).unsqueeze(1).repeat(1, _MOMENTS[kind], 1)  # (N, moments, 1 + E)
+        self.state += self.start
         self.last = torch.zeros(len(self.weight), dtype=torch.int32, device=self.weight.device)  # step, when last read
         self.steps = 0
         if has_kernels(self.weight):
@@ -121,7 +127,7 @@ class RowOptimizer:
 
     def squares(self) -> Tensor:
         """Of the gradients of each row (N, 1 + E), as the optimiser adds them up: more of what is read often."""
-        return self.state[:, -1]
+        return self.state[:, -1] - self.start
 
     def state_dict(self) -> dict[str, Any]:
         return {"state": self.state, "last": self.last, "steps": self.steps}

@@ -29,12 +29,21 @@ _Dense = tuple[Tensor, list[Tensor | None]]
 class Optimizer:
     """Changes a network batch by batch: dense weights by Adam, the rows of its tables by a RowOptimizer each.
 
-    rate, row_rate: the learning rates of either. l2: of all weights and embeddings that a batch reads, for each row
-    that reads them, in a loss that is a mean over displays.
+    rate, row_rate: the learning rates of either. start: see RowOptimizer. l2: of all weights and embeddings that a
+    batch reads, for each row that reads them, in a loss that is a mean over displays.
     """
 
     def __init__(
-        self, network: nn.Module, loss: str, *, rate: float, row_rate: float, rows: Kind, l2: float, threads: Threads
+        self,
+        network: nn.Module,
+        loss: str,
+        *,
+        rate: float,
+        row_rate: float,
+        rows: Kind,
+        start: float = 0.0,
+        l2: float,
+        threads: Threads,
     ) -> None:
         if any(isinstance(module, nn.Dropout) for module in network.modules()):
             raise TypeError("use nn.dropout.Dropout: torch's own is not repeatable on several threads")
@@ -42,7 +51,7 @@ class Optimizer:
         self.dense = [p for p in network.parameters() if p.requires_grad]
         self.adam = torch.optim.Adam(self.dense, lr=rate, fused=True)
         tables = [module for module in network.modules() if isinstance(module, FieldEmbedding)]
-        self.rows = {table: RowOptimizer(table, rows, row_rate, threads) for table in tables}
+        self.rows = {table: RowOptimizer(table, rows, row_rate, threads, start) for table in tables}
         self.compiled = network.train().compiled() if isinstance(network, Network) and processes.count() == 1 else None
 
     def step(self, batch: Batch, seed: int) -> float:

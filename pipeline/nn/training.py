@@ -47,7 +47,8 @@ class TrainingConfig:
     scopes: of these only what has one of these scopes (schemas.features); all if empty.
     loss: listwise is the likelihood of the data (one click a display); pointwise takes each impression by itself.
     learning_rate: of the dense weights (Adam); embedding_learning_rate: of the table's rows, changed by
-    embedding_optimizer (nn.rows).
+    embedding_optimizer (nn.rows). initial_accumulator: where AdaGrad's sums of squares begin, for the gradient of what
+    the loss is a mean of, a display or an impression; 1 in libffm, which makes a step for each.
     l2: of the weights and embeddings that a batch reads, for each time they are read.
     batch_displays: displays in a batch, 5.16 rows each on average.
     epochs: at most; evaluations: how often an epoch is interrupted to measure; patience: how many evaluations
@@ -59,8 +60,9 @@ class TrainingConfig:
     scopes: tuple[Scope, ...] = ()
     loss: Literal["listwise", "pointwise"] = "listwise"
     learning_rate: float = 1e-3
-    embedding_learning_rate: float = 1e-3
-    embedding_optimizer: Kind = "adam"
+    embedding_learning_rate: float = 0.01
+    embedding_optimizer: Kind = "adagrad"
+    initial_accumulator: float = 1.0
     l2: float = 1e-5
     batch_displays: int = 256
     epochs: int = 5
@@ -74,7 +76,7 @@ class TrainingConfig:
             check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
         for name in ("learning_rate", "embedding_learning_rate"):
             check(getattr(self, name) > 0, f"{name}: must be above 0, found {getattr(self, name)}")
-        for name in ("l2", "checkpoint_minutes", "seed"):
+        for name in ("l2", "initial_accumulator", "checkpoint_minutes", "seed"):
             check(getattr(self, name) >= 0, f"{name}: must be 0 or more, found {getattr(self, name)}")
 
 
@@ -108,6 +110,8 @@ class NetworkTrainer:
         if not self.batches:
             raise InputError(f"{history.folder}: expected displays to learn from, found none")
         self.inputs = inputs
+        of_display = 1 if config.loss == "listwise" else history.rows / history.displays
+        self.instances = config.batch_displays * of_display  # in a batch, of what the loss is a mean of
         network.to(self.device)
         self.progress = Progress(steps=self.batches)
         self._best: dict[str, Tensor] | None = None
@@ -127,6 +131,7 @@ class NetworkTrainer:
                 rate=self.config.learning_rate,
                 row_rate=self.config.embedding_learning_rate,
                 rows=self.config.embedding_optimizer,
+                start=self.config.initial_accumulator / self.instances**2,  # a batch's gradient is a mean
                 l2=self.config.l2,
                 threads=threads,
             )

@@ -259,7 +259,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "lr": {"epochs": 4},
     "fm": {"epochs": 15, "k": 4, "normalize": False, "learning_rate": 0.1, "l2": 1e-4},
     "ffm": {"epochs": 15, "k": 4, "normalize": False, "learning_rate": 0.1, "l2": 1e-4},
-    "deepfm": {"epochs": 5, "batch_displays": 128, "embedding_dim": 4, "hidden": (), "embedding_learning_rate": 0.03},
+    "deepfm": {"epochs": 5, "batch_displays": 128, "embedding_dim": 4, "hidden": (), "embedding_learning_rate": 0.1},
 }
 
 

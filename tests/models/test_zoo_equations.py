@@ -391,7 +391,7 @@ def test_pruned_it_ranks_as_well_as_dense(tmp_path: Path, runtime: RuntimeConfig
     encoded = write_encoded(tmp_path / "encoded", MIXED, drawn(1500), drawn(1000))
     target = encoded.part("target")
     pruned = deeplight.Config(
-        embedding_dim=16, hidden=(32, 16), epochs=6, patience=6, batch_displays=32, embedding_learning_rate=0.02
+        embedding_dim=16, hidden=(32, 16), epochs=6, patience=6, batch_displays=32, embedding_learning_rate=0.1
     )
     dense = replace(pruned, embedding_sparsity=0.0, hidden_sparsity=0.0, pair_sparsity=0.0)
     found = []
@@ -430,7 +430,7 @@ TRAINED: dict[str, Any] = {
     "patience": 8,
     "batch_displays": 128,
     "learning_rate": 0.01,
-    "embedding_learning_rate": 0.03,
+    "embedding_learning_rate": 0.1,
 }
 UNPRUNED = {"embedding_sparsity": 0.0, "hidden_sparsity": 0.0, "pair_sparsity": 0.0}
 

@@ -75,11 +75,15 @@ def test_gradients_are_added_up_by_id(part: EncodedPart, inputs: Inputs, decay: 
         torch.testing.assert_close(sums.double(), expected[ids], rtol=1e-4, atol=1e-4)
 
 
-def dense(inputs: Inputs, kind: Kind, batches: list[Batch], decay: float = 0.1, started: int = 0) -> list[Tensor]:
+def dense(
+    inputs: Inputs, kind: Kind, batches: list[Batch], decay: float = 0.1, started: int = 0, start: float = 0.0
+) -> list[Tensor]:
     """The table after each step of torch's own optimiser, which changes all of it every time."""
     table = table_of(inputs)
     weight = torch.nn.Parameter(table.weight.clone())
-    own = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}[kind]([weight], lr=RATE)
+    own = torch.optim.Adam([weight], lr=RATE)
+    if kind == "adagrad":
+        own = torch.optim.Adagrad([weight], lr=RATE, initial_accumulator_value=start)
     if started:
         own.state[weight] = {
             "step": torch.tensor(float(started)),
@@ -104,10 +108,11 @@ def sparse(
     decay: float = 0.1,
     started: int = 0,
     gap: int = 1,
+    start: float = 0.0,
 ) -> list[Tensor]:
     """The table after each step of ours, as if its rows had been read `gap` steps before the first one."""
     table = table_of(inputs)
-    optimizer = RowOptimizer(table, kind, RATE, threads)
+    optimizer = RowOptimizer(table, kind, RATE, threads, start)
     optimizer.steps = started
     optimizer.last[:] = started + 1 - gap
     found = []
@@ -122,7 +127,9 @@ def batches_of(part: EncodedPart, inputs: Inputs, displays: int) -> list[Batch]:
 
 
 @pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "torch"])
-@pytest.mark.parametrize(("kind", "displays", "epochs"), [("adam", 60, 20), ("adagrad", 7, 3)])
+@pytest.mark.parametrize(
+    ("kind", "displays", "epochs", "start"), [("adam", 60, 20, 0.0), ("adagrad", 7, 3, 0.0), ("adagrad", 7, 3, 0.3)]
+)
 def test_as_torch(
     part: EncodedPart,
     inputs: Inputs,
@@ -130,14 +137,15 @@ def test_as_torch(
     kind: Kind,
     displays: int,
     epochs: int,
+    start: float,
     kernels: bool,
 ) -> None:
     """Adam where each step reads every row; AdaGrad whatever is read."""
     monkeypatch.setattr(rows, "has_kernels", lambda tensor: kernels)
     batches = batches_of(part, inputs, displays) * epochs
     with Threads(2) as threads:
-        found = sparse(inputs, kind, batches, threads)[-1]
-    torch.testing.assert_close(found, dense(inputs, kind, batches)[-1], rtol=1e-4, atol=1e-5)
+        found = sparse(inputs, kind, batches, threads, start=start)[-1]
+    torch.testing.assert_close(found, dense(inputs, kind, batches, start=start)[-1], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found, table_of(inputs).weight, atol=1e-2)
 
 

@@ -43,7 +43,7 @@ CONFIG = Config(
     patience=6,
     hidden=(8,),
     dropout=0.5,
-    embedding_learning_rate=0.02,
+    embedding_learning_rate=0.1,
     checkpoint_minutes=0.0,
 )
 
