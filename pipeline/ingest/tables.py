@@ -12,9 +12,9 @@ from pipeline.schemas.tables import TABLES
 #: A document published before 1990, or later than a day after the competition's 15 days, has no known time.
 _TIME = "try_cast(publish_time AS TIMESTAMP)"
 _IMPLAUSIBLE = {
-    NO_DATE: f"epoch_ms({_TIME}) IS NULL",
-    "publish_time is before 1990": f"{_TIME} < TIMESTAMP '1990-01-01'",
-    "publish_time is after the competition": f"epoch_ms({_TIME}) > {EPOCH_MS + 16 * DAY_MS}",
+    NO_DATE: "epoch_ms(time) IS NULL",
+    "publish_time is before 1990": "time < TIMESTAMP '1990-01-01'",
+    "publish_time is after the competition": f"epoch_ms(time) > {EPOCH_MS + 16 * DAY_MS}",
 }
 
 
@@ -78,19 +78,24 @@ def documents_meta(build: Build) -> None:
     """Source, publisher and time of publication of each document; times that cannot be are null, and counted."""
     staged = stage(build, "documents_meta", "document_id")
     check_duplicates(build, staged, "duplicate_key")
+    timed = f"(SELECT *, {_TIME} AS time FROM {staged.rows(build.engine)})"
     implausible = " OR ".join(_IMPLAUSIBLE.values())
     write(
         build,
         "SELECT document_id, source_id, publisher_id, "
-        f"CASE WHEN NOT ({implausible}) THEN epoch_ms({_TIME}) - {EPOCH_MS} END AS publish_time "
-        f"FROM {staged.rows(build.engine)} ORDER BY row",
+        f"CASE WHEN NOT ({implausible}) THEN epoch_ms(time) - {EPOCH_MS} END AS publish_time "
+        f"FROM {timed} ORDER BY row",
         build.path("documents_meta"),
     )
-    for what, condition in _IMPLAUSIBLE.items():
-        wrong = f"FROM {staged.rows(build.engine)} WHERE publish_time IS NOT NULL AND {condition}"
-        ((count,),) = build.engine.sql(f"SELECT count(*) {wrong}")
+    counted = ", ".join(f"count(*) FILTER ({condition})" for condition in _IMPLAUSIBLE.values())
+    known = f"FROM {timed} WHERE publish_time IS NOT NULL"
+    (counts,) = build.engine.sql(f"SELECT {counted} {known}")
+    for (what, condition), count in zip(_IMPLAUSIBLE.items(), counts, strict=True):
         # the farthest from the competition first
-        farthest = f"abs(epoch_ms({_TIME}) - {EPOCH_MS}) DESC, publish_time"
-        examples = build.engine.sql(f"SELECT publish_time {wrong} GROUP BY publish_time ORDER BY {farthest} LIMIT 3")
-        build.report.dirt("documents_meta", what, count, [text for (text,) in examples])
+        farthest = f"abs(epoch_ms(time) - {EPOCH_MS}) DESC, publish_time"
+        examples = (
+            f"SELECT publish_time {known} AND {condition} GROUP BY publish_time, time ORDER BY {farthest} LIMIT 3"
+        )
+        shown = [text for (text,) in build.engine.sql(examples)] if count else []
+        build.report.dirt("documents_meta", what, count, shown)
     staged.path.unlink()

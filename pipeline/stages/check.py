@@ -109,7 +109,7 @@ def check_stages(params: Path, pipeline: Path) -> None:
             if f"artifacts/predictions/{split}/{member}.parquet" not in stages["blend"]["deps"]:
                 raise ParameterError(
                     f"{params}: blend.members: {member}: its predictions for {split} are not among the deps of blend in"
-                    f" {pipeline}; see README.md, A model"
+                    f" {pipeline}; see README.md, Add a model"
                 )
 
 
