@@ -398,3 +398,20 @@ def test_l2_shrinks(world: Encoded, single: RuntimeConfig) -> None:
         model, _ = fit(world, single, replace(CONFIG, l2=l2), length=3.0)
         sizes.append(float(model.network.embed.weight.detach().square().sum()))
     assert sizes[0] > sizes[1] > sizes[2]
+
+
+@pytest.mark.parametrize("loss", ["listwise", "pointwise"])
+def test_rare_ids_move_alike_whatever_the_batch(world: Encoded, single: RuntimeConfig, loss: Any) -> None:
+    """While AdaGrad's sums are mostly what they begin at, an epoch moves the table by the sum of all gradients."""
+
+    def table(rate: float, displays: int) -> Any:
+        config = replace(
+            CONFIG, loss=loss, dropout=0.0, l2=0.0, learning_rate=1e-9, batch_displays=displays,
+            embedding_learning_rate=rate, initial_accumulator=1e8,
+        )  # fmt: skip
+        return fit(world, single, config, length=1.0)[0].network.embed.weight.detach()
+
+    start = table(1e-9, 30)
+    moved = [table(1.0, displays) - start for displays in (10, 30)]
+    assert moved[0].abs().max() > 1e-5
+    assert (moved[0] - moved[1]).abs().max() < 0.05 * moved[0].abs().max()
