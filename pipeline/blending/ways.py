@@ -27,7 +27,7 @@ ALONE = " alone"
 TREES = "trees"
 #: A part (present or future) with fewer displays is combined like the whole.
 _LEAST_DISPLAYS = 500
-_RIDGE = 1e-3
+_RIDGE = 5e-3
 _ROUNDS = 100
 _TREES = {
     "objective": "lambdarank",
