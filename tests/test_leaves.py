@@ -135,6 +135,6 @@ def test_a_model_that_names_leaves_needs_trees(tmp_path: Path) -> None:
     path.write_text(grow.replace("groups: [views, affinity", "groups: [view, affinity"), encoding="utf-8")
     with pytest.raises(ParameterError, match=r"leaves.groups: no 'view' is there; did you mean views\?"):
         check_params(path)
-    path.write_text(params.replace("exposure, scores]", "exposure, leaves]", 1), encoding="utf-8")
+    path.write_text(params.replace("leak, scores]", "leak, leaves]", 1), encoding="utf-8")
     with pytest.raises(ParameterError, match=r"models.deepfm: the group leaves is for factorization models"):
         check_params(path)
