@@ -26,8 +26,8 @@ from pipeline.schemas.fitting import FitOptions
 from pipeline.schemas.predictions import labels_of
 from pipeline.tuning import space
 from pipeline.tuning.journal import JournalLock, open_study
-from pipeline.tuning.sample import FACTOR, LEAST, rungs
-from pipeline.tuning.winner import JUDGED, likeliest, packed, winner
+from pipeline.tuning.sample import FACTOR, LEAST, rungs, sample
+from pipeline.tuning.winner import JUDGED, is_better, likeliest, packed, winner
 from pipeline.tuning.workers import enrolled, helpers, is_alive, is_orphaned
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -49,14 +49,15 @@ class TuningConfig:
 
     trials: how many parameter sets are tried beside the defaults; 0 keeps the defaults.
     minutes: no trial starts after so many; None for no limit.
-    displays: the largest sample of displays, history and target together, on which they are tried.
+    displays: the largest sample of displays, history and target together, on which they are tried. The winner must
+    be better than the defaults on four times as many, too, or on all there are.
     workers: processes that try sets at the same time, each on its share of the cores. With one, the same seed tries
     the same sets; with more it depends on who is ready first.
     """
 
     trials: int = 4
     minutes: float | None = None
-    displays: int = 20_000
+    displays: int = 80_000
     seed: int = 1
     workers: int = 1
 
@@ -89,7 +90,10 @@ def tune(
         with helpers(min(tuning.workers, search.left()) - 1, work, search):
             search.run()
         best = winner(search.study.trials, search.future)
-        found = space.decoded(kind.search_space, best or {})
+        if best is not None and len(samples[-1].part("target").offsets) < len(encoded.part("target").offsets):
+            larger = sample(encoded, FACTOR * tuning.displays, tuning.seed, folder / "larger")
+            best = best if search.is_confirmed(best, larger) else None
+        found = space.decoded(kind.search_space, best.params if best else {})
         log.info("tuning: %s", found or "the defaults")
         with search.lock:  # others may write it, too
             _write(found, out)
@@ -225,12 +229,36 @@ class Search:
         """MAP@12 of a fit on the largest sample; raises TrialPruned if others are better."""
         if trial.params == self.defaults:  # all others are measured against them, so they are never given up
             return self._fit(trial, self.config, len(self.samples) - 1)
-        tried = replace(self.config, **space.decoded(self.kind.search_space, trial.params))
+        tried = self._set(trial.params)
         for rung in range(len(self.samples) - 1):
             self._fit(trial, tried, rung)
             if not _promising(trial, rung):
                 raise optuna.TrialPruned
         return self._fit(trial, tried, len(self.samples) - 1)
+
+    def _set(self, params: dict[str, Any]) -> Any:
+        return replace(self.config, **space.decoded(self.kind.search_space, params))
+
+    def is_confirmed(self, best: FrozenTrial, larger: Encoded) -> bool:
+        """Whether a set is better than the defaults on a larger sample, too: what a few displays prefer, such as a
+        faster rate or fewer weights, is often worse with many. The study keeps the answer."""
+        name = f"is trial {best.number} confirmed"
+        if name not in self.study.user_attrs:
+            own, base = (self._judged(config, larger) for config in (self._set(best.params), self.config))
+            future = larger.part("target").array("future")
+            confirmed = own is not None and (base is None or is_better(own, base, future, 1))
+            with self.lock:
+                self.study.set_user_attr(name, confirmed)
+        return bool(self.study.user_attrs[name])
+
+    def _judged(self, config: Any, encoded: Encoded) -> Judged | None:
+        """What a fit is worth on a sample's target; None if it diverges."""
+        model, target = self.kind.build(config), encoded.part("target")
+        try:
+            model.fit(encoded, FitOptions(runtime=self.runtime))
+            return Judged.scaled(model.predict(target), labels_of(target))
+        except DivergedError:
+            return None
 
     def _fit(self, trial: optuna.Trial, tried: Any, rung: int) -> float:
         best = -math.inf

@@ -5,7 +5,8 @@ than that of either. That of MAP@12 is still larger than what a better set gains
 click tells the two apart on a few thousand displays. Of n sets that are no better than the defaults the best one looks
 better all the same, by the largest of n normal numbers of standard errors. A winner must be ahead by half as
 much again as that is on average, since a fit on other rows has luck of its own, and no more than a standard error
-behind in MAP@12.
+behind in MAP@12. What is best on few displays need not be so on many, so it must then be ahead on a larger sample too
+(search.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import base64
 import zlib
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +64,21 @@ def likeliest(trials: Sequence[FrozenTrial], future: NDArray[np.bool_]) -> Froze
     return min(whole, key=lambda t: weighted_mean(unpacked(t.user_attrs[JUDGED]).loss, future), default=None)
 
 
-def winner(trials: Sequence[FrozenTrial], future: NDArray[np.bool_]) -> dict[str, Any] | None:
-    """The parameters of the set that replaces the defaults, as Optuna holds them; None if the defaults stay.
+def is_better(own: Judged, base: Judged, future: NDArray[np.bool_], tried: int) -> bool:
+    """Whether the best of `tried` sets is likelier than `base` on the same displays by more than luck."""
+    gain, error = ahead(base.loss, own.loss, future)
+    rise, rise_error = ahead(own.gain, base.gain, future)
+    found = gain > 1.5 * luck(tried) * error and rise >= -rise_error
+    log.info(
+        "tuning: the likeliest of %d sets is ahead of the defaults by %.5f nats a display, standard error %.5f; by "
+        "%.5f MAP@12, standard error %.5f%s",
+        *(tried, gain, error, rise, rise_error, "" if found else ": that may be luck, the defaults stay"),
+    )
+    return found
+
+
+def winner(trials: Sequence[FrozenTrial], future: NDArray[np.bool_]) -> FrozenTrial | None:
+    """The trial of the set that replaces the defaults; None if the defaults stay.
 
     future: of the displays on which they were measured (D,).
     """
@@ -79,15 +92,7 @@ def winner(trials: Sequence[FrozenTrial], future: NDArray[np.bool_]) -> dict[str
         return None
     defaults = likeliest([t for t in trials if t.user_attrs.get("defaults")], future)
     if defaults is not None:
-        own, theirs = (unpacked(t.user_attrs[JUDGED]) for t in (best, defaults))
-        gain, error = ahead(theirs.loss, own.loss, future)
-        rise, rise_error = ahead(own.gain, theirs.gain, future)
-        told = (
-            f"the likeliest of {tried} sets is ahead of the defaults by {gain:.5f} nats a display, standard error "
-            f"{error:.5f}; by {rise:.5f} MAP@12, standard error {rise_error:.5f}"
-        )
-        if gain <= 1.5 * luck(tried) * error or rise < -rise_error:
-            log.info("tuning: %s: that may be luck, the defaults stay", told)
+        own, base = (unpacked(t.user_attrs[JUDGED]) for t in (best, defaults))
+        if not is_better(own, base, future, tried):
             return None
-        log.info("tuning: %s", told)
-    return dict(best.params)
+    return best

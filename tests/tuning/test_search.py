@@ -251,6 +251,43 @@ def test_few_sets_are_tried_on_the_whole_sample(
     assert winner["x"] == pytest.approx(max(whole, key=lambda config: Small(config).score()).x, rel=1e-4)
 
 
+class Soon(FakeModel):
+    """Is better than the defaults on few displays; of more it makes `of_many`."""
+
+    of_many = 0.0
+    fitted: list[tuple[FakeConfig, int]] = []  # noqa: RUF012 - shared on purpose
+
+    def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
+        self.many = encoded.part("history").displays > 100
+        self.fitted.append((self.config, encoded.part("history").displays))
+        return super().fit(encoded, options)
+
+    def score(self) -> float:
+        defaults = self.config == FakeConfig()
+        return self.of_many if getattr(self, "many", False) and not defaults else super().score()
+
+
+@pytest.mark.parametrize(("of_many", "wins"), [(0.9, True), (0.2, False)], ids=["still better", "no longer"])
+def test_the_winner_is_confirmed_on_more_displays(
+    runtime: RuntimeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_many: float, wins: bool
+) -> None:
+    """On four times as many, with the defaults beside it; a run that finds the study at its end asks no second time."""
+    monkeypatch.setattr(Soon, "of_many", of_many)
+    monkeypatch.setattr(Soon, "fitted", [])
+    large = write_mixed(tmp_path / "encoded", displays=450)
+    total = large.part("history").displays + large.part("target").displays
+    assert total > 400
+    found = run(large, runtime, tmp_path, fake_kind(Soon), displays=100)
+    assert bool(found) == wins
+    sizes = [round(displays * total / 450) for _, displays in Soon.fitted]
+    assert sizes[-2:] == [400, 400]
+    assert set(sizes[:-2]) == {100}
+    (trials,) = studies(tmp_path / "study")
+    assert [config.x for config, _ in Soon.fitted[-2:]] == [max(trials, key=lambda t: t.value or 0).params["x"], 0.9]
+    assert run(large, runtime, tmp_path, fake_kind(Soon), displays=100) == found
+    assert len(Soon.fitted) == len(sizes)
+
+
 def test_a_diverging_trial_does_not_stop_the_study(world: Encoded, runtime: RuntimeConfig, tmp_path: Path) -> None:
     class Diverging(FakeModel):
         def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
