@@ -82,7 +82,8 @@ class World:
         self.of_ad = self.pages + random.permutation(promoted)[np.concatenate([np.arange(promoted), again])]
         self.campaign = random.integers(0, self.campaigns, self.ads)
         self.advertiser = random.integers(0, self.advertisers, self.campaigns)[self.campaign]
-        self.start, self.length = random.integers(-8, 13, self.ads), random.integers(3, 24, self.ads)
+        # ads come and go at an even pace, from so long ago that the first day is as any other
+        self.start, self.length = random.integers(-23, DAYS, self.ads), random.integers(3, 24, self.ads)
         self.shown = random.pareto(1.3, self.ads) + 0.1
 
     def viewed(self, users: Longs) -> Longs:

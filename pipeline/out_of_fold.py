@@ -7,13 +7,14 @@ from all of history. (Wolpert 1992, "Stacked generalization".)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.config import check
 from pipeline.core.errors import InputError, ParameterError
 from pipeline.core.files import atomic_path, remove
 from pipeline.core.progress import log
@@ -27,6 +28,21 @@ from pipeline.schemas.predictions import labels_of, read_scores
 from pipeline.training import fingerprint, mean_logits, seeded
 
 GROUP = "scores"  # of the fields
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutOfFoldConfig:
+    """The section `out_of_fold` of params.yaml.
+
+    models: whose scores are fields for networks and trees. folds: into how many the displays of history are cut.
+    """
+
+    models: tuple[str, ...]
+    folds: int = 2
+
+    def __post_init__(self) -> None:
+        check(len(self.models) > 0, "models: expected the name of one model or more, found none")
+        check(self.folds >= 2, f"folds: must be 2 or more, found {self.folds}")
 
 
 def out_of_fold(
@@ -46,9 +62,7 @@ def out_of_fold(
     less noisy than one of them, and those who read the field must find the same noise in both.
     Raises InputError if history has fewer displays than folds, ParameterError if the model cannot leave displays out.
     """
-    model = kind.build(config)
-    if not isinstance(model, FactorizationModel):
-        raise ParameterError(f"a model of kind {kind.name} learns from all of history; expected lr, fm or ffm")
+    model = able(kind, config)
     history = encoded.part("history")
     if history.displays < folds:
         raise InputError(f"{history.folder}: expected at least {folds} displays, found {history.displays}")
@@ -65,6 +79,14 @@ def out_of_fold(
     write_scores(out, encoded, field, {"history": score, "target": target})
     if options.checkpoint is not None:
         remove(options.checkpoint)
+
+
+def able(kind: Kind, config: Any) -> FactorizationModel:
+    """The model, unfitted; ParameterError if its kind cannot leave displays out."""
+    model = kind.build(config)
+    if not isinstance(model, FactorizationModel):
+        raise ParameterError(f"a model of kind {kind.name} learns from all of history; expected lr, fm or ffm")
+    return model
 
 
 def _fold(kind: Kind, config: Any, encoded: Encoded, options: FitOptions) -> NDArray[np.float32]:

@@ -158,8 +158,10 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stage]:
     from dvc.repo import Repo
 
     folder = tmp_path_factory.mktemp("dvc")
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "dvc.yaml", folder / "dvc.yaml")
+    params = read_yaml(ROOT / "params.yaml")
+    params["out_of_fold"]["models"] = ["lr", "lr_crosses", "fm", "ffm"]  # all that can stand there
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     found = {}
     with Repo.init(str(folder), no_scm=True) as repo:
         for stage in repo.index.stages:

@@ -41,6 +41,7 @@ PARAMS: dict[str, Any] = {
     },
     "leaves": {"trees": 45, "num_leaves": 4, "min_data_in_leaf": 5},
     "tuning": {"trials": TRIALS, "displays": 100, "seed": 3},
+    "out_of_fold": {"models": ["machine"]},
     "blend": {"members": ["one", "two"], "folds": 3},
     "runtime": {"threads": 1, "device": "cpu", "temp_directory": "temporary"},
 }
@@ -151,9 +152,13 @@ def test_out_of_fold(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for begun, delay in ((checkpoint.exists, delays[0]), (lambda: any(checkpoint.glob("*.npy")), delays[1])):
         assert kill_at(started("out_of_fold", command, killed), begun, float(delay))
         assert not (killed / "scores" / "machine").exists()
+    earlier = undisturbed / "scores" / "other"  # which no reader is to find any longer
+    earlier.mkdir(parents=True)
+    (earlier / "field.json").touch()
     for folder in (killed, undisturbed):
         monkeypatch.chdir(folder)
         out_of_fold_stage.main(command)
+    assert not earlier.exists()
     assert "scores/machine/history.npy" in files(killed)
     assert files(killed) == files(undisturbed)
 

@@ -199,7 +199,8 @@ def write_others(engine: Engine, tables: Path, out: Path, smoothing: SmoothingCo
 def write_learned_from(engine: Engine, tables: Path, split: Path, path: Path) -> None:
     """What groups that are fitted ask an engine for."""
     traced = read_traced(engine, tables, split / "history.parquet", 10**9, 300)
-    viewed, attributes = read_viewed(engine, tables, 10**9, 300), read_attributes(engine, tables, ("topic", "source"))
+    viewed = read_viewed(engine, tables, split / "history.parquet", 10**9, 300)
+    attributes = read_attributes(engine, tables, ("topic", "source"))
     weights = attributes.weights
     np.savez(
         path,

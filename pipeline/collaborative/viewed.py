@@ -46,9 +46,12 @@ class Traced(Viewed):
     what: NDArray[np.int8]
 
 
-def read_viewed(engine: Engine, tables: Path, until: int | None, most: int) -> Viewed:
-    """The page views before `until` (ms; None for all) of about `most` users, drawn by a hash of their id."""
-    views = _page_views(engine, tables, until, most).select("user_id", "document_id", "timestamp")
+def read_viewed(engine: Engine, tables: Path, impressions: Path, until: int | None, most: int) -> Viewed:
+    """What about `most` users, drawn by a hash of their id, viewed before `until` (ms; None for all): their page views,
+    and of the displays of `impressions`, whose clicks are known, the page and the ad that was clicked."""
+    shown = shown_documents(engine.table(impressions))
+    clicked = _of_sample(engine, tables, shown.filter(shown.what == CLICKED).drop("what"), most)
+    views = ibis.union(_pages(engine, tables, impressions, until, most), clicked)
     table = engine.to_arrow(views.order_by(["user_id", "timestamp", "document_id"]))
     user = np.unique(table["user_id"].to_numpy(), return_inverse=True)[1]
     day = table["timestamp"].to_numpy() // DAY_MS
@@ -56,9 +59,8 @@ def read_viewed(engine: Engine, tables: Path, until: int | None, most: int) -> V
 
 
 def read_traced(engine: Engine, tables: Path, impressions: Path, until: int | None, most: int) -> Traced:
-    """The same with what became of the ads in the displays of `impressions`, whose clicks are known."""
-    views = _page_views(engine, tables, until, most)
-    views = views.select("user_id", "document_id", "timestamp", what=ibis.literal(VIEWED, "int8"))
+    """The same with what became of all ads in the displays of `impressions`."""
+    views = _pages(engine, tables, impressions, until, most).mutate(what=ibis.literal(VIEWED, "int8"))
     shown = _of_sample(engine, tables, shown_documents(engine.table(impressions)), most)
     both = ibis.union(views, shown.select(*views.columns))
     table = engine.to_arrow(both.order_by(["user_id", "timestamp", "what", "document_id"]))
@@ -75,12 +77,22 @@ def shown_documents(impressions: ir.Table) -> ir.Table:
     return known.select("user_id", "timestamp", document_id="ad_document_id", what=what)
 
 
-def _page_views(engine: Engine, tables: Path, until: int | None, most: int) -> ir.Table:
-    views = engine.table(tables / "page_views.parquet")
-    views = views.filter(views.user_id.notnull())
-    if until is not None:
-        views = views.filter(views.timestamp < until)
-    return _of_sample(engine, tables, views, most)
+def _pages(engine: Engine, tables: Path, impressions: Path, until: int | None, most: int) -> ir.Table:
+    """user_id, document_id, timestamp of page views, and of displays whose page no view of the day tells of: of most
+    displays there is one, but a run may do without page views, or with a sample of them."""
+
+    def chosen(rows: ir.Table) -> ir.Table:
+        known = rows.filter(
+            rows.user_id.notnull(), rows.timestamp.notnull() if until is None else rows.timestamp < until
+        )
+        known = known.select("user_id", "document_id", "timestamp", day=known.timestamp // DAY_MS)
+        return _of_sample(engine, tables, known, most)
+
+    displays = engine.table(impressions)
+    views = chosen(engine.table(tables / "page_views.parquet"))
+    rest = chosen(displays.filter(displays.first, displays.document_id.notnull()))
+    rest = rest.anti_join(views, ["user_id", "document_id", "day"])
+    return ibis.union(views.drop("day"), rest.drop("day"))
 
 
 def _of_sample(engine: Engine, tables: Path, rows: ir.Table, most: int) -> ir.Table:

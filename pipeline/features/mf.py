@@ -46,7 +46,8 @@ class Config(FactorConfig):
 def fit(engine: Engine, sources: Sources, config: Config) -> Callable[[Part], Walk]:
     """Fit the factors of each morning; what is returned describes rows."""
     attributes = read_attributes(engine, sources.tables, ("topic", "category"))
-    viewed = read_viewed(engine, sources.tables, sources.info.views_until, config.users)
+    history, until = sources.impressions("history"), sources.info.views_until
+    viewed = read_viewed(engine, sources.tables, history, until, config.users)
     factors = NightlyFactors(config, config.least, config.nightly_sweeps, attributes, engine.runtime.cores).fit(viewed)
     return lambda part: Walk(lambda chunk: score(factors, chunk))
 
@@ -82,7 +83,7 @@ def score(factors: NightlyFactors, chunk: Chunk) -> Numbers:
 
 
 GROUP = Group(
-    scope="time-causal",
+    scope="past-clicks",
     columns=(
         number("mf_score", "<user, document> less that of the mean user"),
         number("mf_cosine", "cosine of user and document"),

@@ -52,7 +52,8 @@ class Config(VAEConfig):
 def fit(engine: Engine, sources: Sources, config: Config) -> Callable[[Part], Walk]:
     """Fit the network of each morning; what is returned describes rows."""
     attributes = read_attributes(engine, sources.tables, SUBJECTS, config.least)
-    viewed = read_viewed(engine, sources.tables, sources.info.views_until, config.users)
+    history, until = sources.impressions("history"), sources.info.views_until
+    viewed = read_viewed(engine, sources.tables, history, until, config.users)
     mornings = fit_tastes(viewed, attributes, config)
     return lambda part: Walk(lambda chunk: score(mornings, attributes, chunk, config.explore))
 
@@ -111,7 +112,7 @@ def _add_lifts(
 
 
 GROUP = Group(
-    scope="time-causal",
+    scope="past-clicks",
     columns=(
         number(
             "vae_cf_score", "log of the document's probability for the user over that for all, mean of its subjects"

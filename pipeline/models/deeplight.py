@@ -83,7 +83,7 @@ class DeepLight(Network):
         y_fwfm = self.linear(x) + self.pairs(x.embeddings)
         return y_fwfm + self.mlp(x.inputs)
 
-    def prune(self, epoch: float, squares: Tensor) -> bool:
+    def prune(self, epoch: float, squares: Callable[[], Tensor]) -> bool:
         """Prune as far as s(t) says at that time; whether that is all."""
         c = self.config
         warmup, omega = c.warmup * c.epochs, c.omega * c.epochs
@@ -94,9 +94,11 @@ class DeepLight(Network):
         if not c.pruned or epoch <= warmup:
             return not c.pruned
         embeddings, matrices = self.embed.weight[:, 1:], self.mlp.weights()
-        if c.embedding_sparsity and not self.turned:
-            self.turn(squares)
-        prune([embeddings], [embeddings.square().mul_(squares[:, 1:])], share(c.embedding_sparsity))
+        if c.embedding_sparsity:
+            felt = squares()
+            if not self.turned:
+                self.turn(felt)
+            prune([embeddings], [embeddings.square().mul_(felt[:, 1:])], share(c.embedding_sparsity))
         self.pairs.prune(share(c.pair_sparsity))
         prune(matrices, [matrix.abs() for matrix in matrices], share(c.hidden_sparsity))
         return epoch >= warmup + omega

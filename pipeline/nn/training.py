@@ -161,8 +161,8 @@ class NetworkTrainer:
                 shown.update(1)
                 evaluate = target is not None and state.is_time(self.config.evaluations)
                 if evaluate or state.taken >= total or state.is_time(PRUNINGS):
-                    squares = self.optimizer.rows[self.network.embed].squares()
-                    evaluate = self.network.prune(state.length, squares) and evaluate
+                    rows = self.optimizer.rows[self.network.embed]
+                    evaluate = self.network.prune(state.length, rows.squares) and evaluate
                 if evaluate:
                     assert target is not None
                     self._evaluate(target, report)

@@ -21,7 +21,7 @@ from pipeline.leaves import GROUP as LEAVES
 from pipeline.leaves import LeavesConfig, leaf_name
 from pipeline.models.base import model_config
 from pipeline.out_of_fold import GROUP as SCORES
-from pipeline.out_of_fold import score_name
+from pipeline.out_of_fold import OutOfFoldConfig, able, score_name
 from pipeline.schemas.encoded import twin_name
 from pipeline.schemas.features import feature_names, leaks_allowed
 from pipeline.schemas.impressions import COLD
@@ -41,6 +41,7 @@ SECTIONS = {
     "views": ViewsConfig,
     "encode": EncodeConfig,
     "leaves": LeavesConfig,
+    "out_of_fold": OutOfFoldConfig,
     "tuning": TuningConfig,
     "blend": BlendConfig,
     "runtime": RuntimeConfig,
@@ -63,6 +64,13 @@ def check_params(params: Path) -> None:
     for name in models:
         model_config(params, name)
     _check_fields(params, models)
+    scored = section(params, "out_of_fold", OutOfFoldConfig).models
+    _find(f"{params}: out_of_fold.models", scored, models)
+    for name in scored:
+        try:
+            able(*model_config(params, name))
+        except ParameterError as error:
+            raise ParameterError(f"{params}: out_of_fold.models: {name}: {error}") from None
     _find(f"{params}: blend.members", section(params, "blend", BlendConfig).members, models)
 
 
@@ -84,7 +92,8 @@ def _check_fields(params: Path, models: Iterable[str]) -> None:
             if LEAVES in groups and not leaves.trees:
                 raise ParameterError(f"{where}: reads the group {LEAVES}, but leaves.trees is 0")
         else:
-            further, others = SCORES, {score_name(model) for model in models}
+            scored = section(params, "out_of_fold", OutOfFoldConfig).models
+            further, others = SCORES, {score_name(model) for model in scored}
             if LEAVES in groups:
                 raise ParameterError(
                     f"{where}: the group {LEAVES} is for factorization models; one of kind {kind.name} does not read it"

@@ -30,24 +30,52 @@ def shown_to(rows: list[dict[str, Any]]) -> dict[int, list[Did]]:
     return found
 
 
+@pytest.fixture(params=["page views", "none"])
+def some_views(request: pytest.FixtureRequest, tables: Path, tmp_path: Path) -> Path:
+    """The tables, once with all page views and once without any."""
+    if request.param == "page views":
+        return tables
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    for path in tables.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "page_views.parquet").unlink()
+    pq.write_table(pq.read_table(tables / "page_views.parquet")[:0], folder / "page_views.parquet")
+    return folder
+
+
 @pytest.mark.parametrize("until", [None, 5 * DAY_MS])
 def test_what_users_did_in_order(
-    tables: Path, sparse: tuple[Path, Path], engine: DuckDBEngine, until: int | None
+    some_views: Path, sparse: tuple[Path, Path], engine: DuckDBEngine, until: int | None
 ) -> None:
-    expected = shown_to(pq.read_table(sparse[1] / "history.parquet").to_pylist())
+    """Pages of displays count as viewed where no view of the day tells of them."""
+    tables, history = some_views, sparse[1] / "history.parquet"
+    displays = pq.read_table(history).to_pylist()
+    expected = shown_to(displays)
     viewed: dict[int, list[Did]] = defaultdict(list)
     for row in pq.read_table(tables / "page_views.parquet").to_pylist():
         if until is None or row["timestamp"] < until:
             viewed[row["user_id"]].append((row["timestamp"], VIEWED, row["document_id"]))
+    known = {(user, document, time // DAY_MS) for user, did in viewed.items() for time, _, document in did}
+    without_view = 0
+    for row in displays:
+        user, document, time = row["user_id"], row["document_id"], row["timestamp"]
+        if not row["first"] or None in (user, document) or (until is not None and time >= until):
+            continue
+        if (user, document, time // DAY_MS) not in known:
+            viewed[user].append((time, VIEWED, document))
+            without_view += 1
+    assert known or without_view > 50
     both = {user: sorted(expected.get(user, []) + viewed.get(user, [])) for user in {*expected, *viewed}}
-    found = read_traced(engine, tables, sparse[1] / "history.parquet", until, EVERYBODY)
+    found = read_traced(engine, tables, history, until, EVERYBODY)
     rows = zip(found.time.tolist(), found.what.tolist(), found.document.tolist(), strict=True)
     assert list(rows) == [did for user in sorted(both) for did in both[user]]
     np.testing.assert_array_equal(found.user, np.repeat(np.arange(len(both)), [len(both[u]) for u in sorted(both)]))
     np.testing.assert_array_equal(found.day, found.time // DAY_MS)
     assert set(found.what.tolist()) == {VIEWED, PASSED, CLICKED}
-    views = read_viewed(engine, tables, until, EVERYBODY)
-    assert views.document.tolist() == [did[2] for user in sorted(viewed) for did in sorted(viewed[user])]
+    views = read_viewed(engine, tables, history, until, EVERYBODY)
+    liked = {user: [(time, document) for time, what, document in did if what != PASSED] for user, did in both.items()}
+    assert views.document.tolist() == [document for user in sorted(liked) for _, document in sorted(liked[user])]
 
 
 def test_a_sample_has_whole_users(tables: Path, sparse: tuple[Path, Path], engine: DuckDBEngine) -> None:

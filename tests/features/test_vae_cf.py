@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,9 @@ def described(chunk: Chunk, monkeypatch: pytest.MonkeyPatch, explore: int | None
     monkeypatch.setattr(vae_cf, "read_viewed", lambda *given: None)
     monkeypatch.setattr(vae_cf, "fit_tastes", lambda *given: {1: tastes})
     learner: Any = vae_cf.GROUP.learner
-    sources: Any = type("Sources", (), {"tables": None, "info": type("Info", (), {"views_until": 0})})
+    sources: Any = SimpleNamespace(
+        tables=None, info=SimpleNamespace(views_until=0), impressions=lambda part: Path(f"{part}.parquet")
+    )
     return learner.fit(None, sources, config)("history").compute(chunk)  # type: ignore[no-any-return]
 
 

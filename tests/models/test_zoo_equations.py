@@ -258,7 +258,7 @@ def test_deeplight(world: Encoded, inputs: Inputs, hidden: tuple[int, ...], prun
     config = deeplight.Config(embedding_dim=3, hidden=hidden, epochs=2)
     network, part = randomised(deeplight.DeepLight(inputs, config)), world.part("history")
     if pruned:
-        assert network.prune(1.0, torch.ones_like(network.embed.weight))
+        assert network.prune(1.0, lambda: torch.ones_like(network.embed.weight))
     found, matrix = logits_of(network, part, inputs), network.pairs.matrix().detach().numpy()
     sparse = SparseNetwork(network.embed, network.linear, network.pairs, network.mlp)
     quick = np.concatenate([sparse(read()).numpy() for _, read in Reader(part, inputs, 7).in_order()])
@@ -293,12 +293,12 @@ def test_pruning_reaches_its_shares_along_the_schedule(inputs: Inputs) -> None:
         hidden = torch.cat([weight.flatten() for weight in network.mlp.weights()])
         return [sparsity(weight.detach()) for weight in (network.embed.weight[:, 1:], above, hidden)]
 
-    assert not network.prune(1.0, squares)
+    assert not network.prune(1.0, lambda: squares)
     assert shares() == [0.0] * len(shares())
-    assert not network.prune(3.0, squares)
+    assert not network.prune(3.0, lambda: squares)
     np.testing.assert_allclose(shares(), np.array([0.9, 0.6, 0.95]) * (1 - 0.02 ** (2 / 4)), atol=0.03)
     kept = torch.cat([weight.detach().abs().flatten() for weight in network.mlp.weights()])
-    assert network.prune(5.0, squares)
+    assert network.prune(5.0, lambda: squares)
     np.testing.assert_allclose(shares(), [0.9, 0.6, 0.95], atol=0.03)
     left = torch.cat([weight.detach().abs().flatten() for weight in network.mlp.weights()])
     assert left[left > 0].min() > kept[left == 0].max(), "of all layers together the largest stay"
@@ -325,7 +325,7 @@ def test_embeddings_that_the_loss_feels_most_are_kept(inputs: Inputs) -> None:
     squares[:3] = 0
     network.turn(squares)
     before = network.embed.weight.clone()
-    assert network.prune(1.0, squares)
+    assert network.prune(1.0, lambda: squares)
     assert torch.equal(network.embed.weight[:, 0], before[:, 0])
     kept, felt = network.embed.weight[:, 1:] != 0, before[:, 1:].square() * squares[:, 1:]
     assert felt[kept].min() > felt[~kept].max()
@@ -341,10 +341,10 @@ def test_embeddings_are_turned_once(inputs: Inputs, monkeypatch: pytest.MonkeyPa
     first.embed.weight[0, 1] = 0.0
     squares = torch.rand_like(first.embed.weight)
     for epoch in (0.1, 0.2, 0.3):
-        first.prune(epoch, squares)
+        first.prune(epoch, lambda: squares)
         assert len(turns) == (epoch > 0.15)
     restarted.load_state_dict(first.state_dict())
-    restarted.prune(0.4, squares)
+    restarted.prune(0.4, lambda: squares)
     assert len(turns) == 1
 
 
