@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import ingest, models, other_world, scale, training_memory
+from benchmarks import ingest, models, other_world, scale, training_memory, training_time
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.files import read_json, write_json
 from pipeline.core.runtime import RuntimeConfig
@@ -84,6 +84,29 @@ def test_memory_that_grows_with_the_rows_is_told() -> None:
     assert "| a | 100 | 100 | 1.00 | yes | 0.0 | 0.1 | yes |" in told
     assert "| b | 100 | 400 | 4.00 | **no** | 100.0 | 8.1 | yes |" in told
     assert "**no** |\n" in training_memory.report({"c": (mib, 1000 * mib)}, (1 << 20, 4 << 20))
+
+
+def test_the_time_of_training_follows_from_a_log() -> None:
+    """A stage that ran twice counts as it ran last; what is no model's is left out; tuning does not grow."""
+    ran = [
+        ("encode@validation", 99),
+        ("tune_factorization@ffm", 3600),
+        ("train_factorization@ffm", 1),
+        ("train_factorization@ffm", 36),
+        ("refit_factorization@ffm", 72),
+        ("out_of_fold@validation-ffm", 18),
+        ("out_of_fold@submission-ffm", 36),
+        ("train_network@wide_deep", 360),
+        ("blend", 50),
+    ]
+    log = "".join(f"Running stage '{stage}':\n> python ...\ntook {s}.0 s, 9.9 CPU s, 1.00 GiB\n" for stage, s in ran)
+    found = training_time.read_log(log)
+    assert set(found) == {"ffm", "wide_deep"}
+    told = training_time.report(found, {"validation": 100, "submission": 50}, ("ffm",))
+    assert "| ffm | 3600 | 36 | 72 | 54 | 4.0 |" in told  # hours: 1 + 1 + 1 + 0.5 + 0.5
+    assert "| wide_deep |  | 360 |  |  | 10.0 |" in told
+    assert "| all |  |  |  |  | 14.0 |" in told
+    assert "| members of the blend |  |  |  |  | 4.0 |" in told
 
 
 def test_every_raw_file_is_set_against_a_copy_of_the_same_rows(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def test_what_is_committed_is_understood() -> None:
         ("groups: [mf, vae_cf, dkt] ", "groups: [mf, dkt] ", "collaborative.vae_cf: not in collaborative.groups"),
         ("context: [leak,", "context: [leek,", "blend.context: no 'leek' is there; did you mean leak?"),
         ("members: [lr,", "members: [lrr,", "blend.members: no 'lrr' is there; did you mean lr?"),
-        ("models: [lr_crosses, ffm]", "models: [lr_cross]", "out_of_fold.models: no 'lr_cross' is there; did you mean lr"),
-        ("models: [lr_crosses, ffm]", "models: [dcnv2]", "out_of_fold.models: dcnv2: a model of kind dcnv2 learns from all"),
+        ("models: [lr_crosses, ffm]", "models: [lr_cross]", "out_of_fold.models: no 'lr_cross' is there; did you"),
+        ("models: [lr_crosses, ffm]", "models: [dcnv2]", "out_of_fold.models: dcnv2: a model of kind dcnv2 learns"),
         ("models: [lr_crosses, ffm]", "models: []", "out_of_fold: models: expected the name of one model or more"),
     ],
 )

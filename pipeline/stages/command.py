@@ -6,12 +6,16 @@ import argparse
 import atexit
 import logging
 import os
+import resource
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.core import processes
 from pipeline.core.errors import UserError
+
+_STARTED = time.perf_counter()
 
 
 def parser(module_doc: str | None, **paths: str) -> argparse.ArgumentParser:
@@ -44,7 +48,19 @@ def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -
         sys.stderr.write("interrupted\n")
         raise SystemExit(130) from None
     if arguments is None:
+        _tell_costs()
         _leave()
+
+
+def _tell_costs() -> None:
+    """Log what the stage took: seconds from its first import on, those of all cores, and memory, mapped files too."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    logging.getLogger("pipeline").info(
+        "took %.1f s, %.1f CPU s, %.2f GiB",
+        time.perf_counter() - _STARTED,
+        sum(usage.ru_utime + usage.ru_stime for usage in spent),
+        max(usage.ru_maxrss for usage in spent) / (1 << 20),
+    )
 
 
 def _leave() -> None:

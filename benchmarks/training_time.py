@@ -1,0 +1,96 @@
+"""What tuning, training and blending would take on the whole competition, from the log of a run.
+
+    dvc repro --force 2>&1 | tee run.log
+    python -m benchmarks.training_time run.log
+
+Each stage says at its end what it took. A stage that learns from a split, or scores it, goes with the split's rows, so
+its seconds are multiplied by how many more the competition has: as if models needed as many epochs and rounds there,
+though the more there is to learn from, the sooner they stop rising. Tuning tries its sets on samples of displays, and a
+blend is fitted on one, which are as large there as here, if the world has as many. Nothing else must run beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from benchmarks.measure import ROOT, machine, table
+from pipeline.blending.blend import BlendConfig
+from pipeline.core.config import section
+from pipeline.schemas.impressions import SplitInfo
+
+TRAIN_ROWS, TEST_ROWS = 87_141_731, 32_225_162  # of clicks_train and clicks_test
+#: What a split's rows are made of in the competition: validation cuts its target from train.
+ROWS = {"validation": TRAIN_ROWS, "submission": TRAIN_ROWS + TEST_ROWS}
+HOURS = 6  # that training and tuning may take
+COLUMNS = ("tune", "train", "refit", "out_of_fold")
+RESULT = ROOT / "benchmarks" / "results" / "training_time.md"
+
+_STAGE = re.compile(r"Running stage '(\w+?)(?:@([\w-]+))?':")
+_TOOK = re.compile(r"took ([\d.]+) s, ")
+
+#: model -> stage -> seconds; submission's part of `out_of_fold` stands apart.
+Seconds = dict[str, dict[str, float]]
+
+
+def read_log(text: str) -> Seconds:
+    """The seconds of the stages of each model, as the last run of each told them."""
+    found: Seconds = defaultdict(dict)
+    stage, of = "", ""
+    for line in text.splitlines():
+        if match := _STAGE.search(line):
+            stage, of = match[1], match[2] or ""
+        elif (match := _TOOK.search(line)) and stage:
+            kind, split, model = stage.split("_")[0], "", of
+            if stage in ("out_of_fold", "leaves"):
+                kind, (split, _, model) = stage, of.partition("-")
+            found[model or stage][f"{kind} {split}".strip()] = float(match[1])
+            stage = ""
+    return {model: stages for model, stages in found.items() if set(stages) & {"tune", "train"}}
+
+
+def whole(stages: dict[str, float], times: dict[str, float]) -> float:
+    """Hours on the whole competition. times: by how many each split's rows are multiplied."""
+    split = {"train": "validation", "refit": "submission"}
+    split |= {f"out_of_fold {name}": name for name in ROWS}
+    return sum(seconds * (times[split[stage]] if stage in split else 1) for stage, seconds in stages.items()) / 3600
+
+
+def report(found: Seconds, times: dict[str, float], members: tuple[str, ...]) -> str:
+    """As a table, with the sums of all models and of those that the blend needs."""
+    lines = []
+    hours = {model: whole(stages, times) for model, stages in found.items()}
+    for model, stages in found.items():
+        told = [sum(s for stage, s in stages.items() if stage.split()[0] == column) for column in COLUMNS]
+        lines.append([model, *(f"{seconds:.0f}" if seconds else "" for seconds in told), f"{hours[model]:.1f}"])
+    blank = [""] * len(COLUMNS)
+    for name, total in (("all", sum(hours.values())), ("members of the blend", sum(hours.get(m, 0) for m in members))):
+        lines.append([name, *blank, f"{total:.1f}"])
+    return table(["model", *(f"{column}: s" for column in COLUMNS), "whole: h"], lines)
+
+
+def main() -> None:
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("log", type=Path, help="what `dvc repro` has printed")
+    command.add_argument("--run", type=Path, default=ROOT, help="the folder in which it ran (default: this one)")
+    command.add_argument("--out", type=Path, default=RESULT, help=f"the report (default: {RESULT.relative_to(ROOT)})")
+    options = command.parse_args()
+    times, displays = {}, 0
+    for name, rows in ROWS.items():
+        info = SplitInfo.read(options.run / "data/splits" / name)
+        times[name], displays = rows / (info.history_rows + info.target_rows), info.history_displays
+    members = section(options.run / "params.yaml", "blend", BlendConfig).members
+    text = report(read_log(options.log.read_text(encoding="utf-8", errors="replace")), times, members)
+    given = f"{displays:,} displays of clicks_train, a {times['submission']:.0f}th of the competition's rows"
+    options.out.write_text(
+        f"# Time of training\n\nWritten by `python -m benchmarks.training_time`, {given}; budget: {HOURS} hours: "
+        f"{machine(('torch', 'lightgbm', 'numba', 'numpy'))}.\n\n{text}",
+        encoding="utf-8",
+    )
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
