@@ -41,7 +41,6 @@ from pipeline.tuning.winner import ahead
 
 MODELS = ("lr", "ffm", "deepfm", "lightgbm")
 SEEDS = (101, 102, 103)  # of the worlds; the default world's is 1
-SCORES = "lr_crosses"  # whose out-of-fold scores the others read
 STARTS = {"code": "the models' code", "params": "params.yaml"}
 UNSCORED = ("lr", "lr_crosses", "fm", "ffm")
 PACKAGES = ("optuna", "torch", "lightgbm", "numba", "numpy")
@@ -84,17 +83,18 @@ def make_world(scratch: Path, seed: int, displays: int, tuning: dict[str, Any], 
     make_raw(world, params)
     for _ in stages(world / "raw", world, params):
         pass
-    fit(world, SCORES, "default")
-    for split in SPLITS:
-        measured(
-            stage(
-                "out_of_fold",
-                *("--params", params, "--model", SCORES, "--encoded", world / "encoded" / split),
-                *("--like", world / "validation" / SCORES / "default"),
-                *("--predictions", predictions(world, split, SCORES, "default")),
-                *("--out", world / "scores" / split / SCORES, "--checkpoint", world / "checkpoint"),
+    for model in values["out_of_fold"]["models"]:
+        fit(world, model, "default")
+        for split in SPLITS:
+            measured(
+                stage(
+                    "out_of_fold",
+                    *("--params", params, "--model", model, "--encoded", world / "encoded" / split),
+                    *("--like", world / "validation" / model / "default"),
+                    *("--predictions", predictions(world, split, model, "default")),
+                    *("--out", world / "scores" / split / model, "--checkpoint", world / "checkpoint"),
+                )
             )
-        )
     (world / "ready").touch()
     return world
 
