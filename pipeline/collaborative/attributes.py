@@ -38,6 +38,8 @@ class Attributes:
 
     def rows(self, documents: NDArray[Any]) -> sp.csr_matrix:
         """The attributes of some documents (n,), repeated or unknown ones among them: (n, A)."""
+        if not len(self.documents):
+            return sp.csr_matrix((len(documents), self.weights.shape[1]), dtype=np.float32)
         at = np.minimum(np.searchsorted(self.documents, documents), len(self.documents) - 1)
         known = self.documents[at] == documents
         picked = sp.csr_matrix((known.astype(np.float32), at, np.arange(len(at) + 1)), (len(at), len(self.documents)))

@@ -98,6 +98,8 @@ class _LogLikelihood(torch.autograd.Function):
         views = logits.new_zeros(len(logits) * len(subjects)).index_add_(0, of_subject, times).view(-1, len(subjects))
         gradient, total = torch.empty_like(logits), (logits.view(-1)[at] * times).sum()
         for place, s in enumerate(subjects):
+            if not s:  # no document has any attribute of this subject
+                continue
             part, count = slice(s.start, s.stop), views[:, [place]]
             top = logits[:, part].amax(dim=1, keepdim=True)
             pi = torch.sub(logits[:, part], top, out=gradient[:, part]).exp_()
@@ -162,8 +164,9 @@ class Tastes:
 
     @torch.no_grad()
     def log_partition(self, z: Floats) -> Floats:
-        """(U, S): log sum_a exp(<w_a, z> + b_a) of each subject, in pieces that fit into a core's cache."""
-        result = np.empty((len(z), len(self.subjects)), np.float32)
+        """(U, S): log sum_a exp(<w_a, z> + b_a) of each subject, in pieces that fit into a core's cache; 0 for a subject
+        without any attribute, of which nothing is asked."""
+        result = np.zeros((len(z), len(self.subjects)), np.float32)
         pieces = [
             [slice(first, min(first + _ATTRIBUTES, s.stop)) for first in range(s.start, s.stop, _ATTRIBUTES)]
             for s in self.subjects
@@ -174,6 +177,8 @@ class Tastes:
             block = torch.zeros(_USERS, z.shape[1])
             block[: len(users)] = torch.from_numpy(users)
             for s, subject in enumerate(pieces):
+                if not subject:
+                    continue
                 sums = [torch.addmm(bias[piece], block, weights[piece].T).logsumexp(dim=1) for piece in subject]
                 result[start : start + _USERS, s] = torch.stack(sums).logsumexp(dim=0)[: len(users)].numpy()
         return result

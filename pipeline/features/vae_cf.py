@@ -54,7 +54,7 @@ def fit(engine: Engine, sources: Sources, config: Config) -> Callable[[Part], Wa
     attributes = read_attributes(engine, sources.tables, SUBJECTS, config.least)
     history, until = sources.impressions("history"), sources.info.views_until
     viewed = read_viewed(engine, sources.tables, history, until, config.users)
-    mornings = fit_tastes(viewed, attributes, config)
+    mornings = fit_tastes(viewed, attributes, config) if len(attributes.documents) else {}
     return lambda part: Walk(lambda chunk: score(mornings, attributes, chunk, config.explore))
 
 

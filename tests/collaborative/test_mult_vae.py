@@ -75,6 +75,17 @@ def test_the_gradient_of_the_likelihood_is_that_of_differences() -> None:
     torch.testing.assert_close(log_likelihood(logits, at, times, SUBJECTS), (x * log_pi).sum())
 
 
+def test_a_subject_of_which_no_document_has_anything_changes_nothing(model: MultVAE) -> None:
+    torch.manual_seed(2)
+    logits, at, times = torch.randn(3, 10), torch.tensor([0, 5, 9, 13, 21, 29]), torch.rand(6)
+    subjects = [range(4), range(4, 4), range(4, 10)]
+    found = log_likelihood(logits, at, times, subjects)
+    torch.testing.assert_close(found, log_likelihood(logits, at, times, SUBJECTS))
+    tastes, z = tastes_of(model), np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    partition = replace(tastes, subjects=subjects).log_partition(z)
+    np.testing.assert_array_equal(partition[:, [0, 2]], tastes.log_partition(z))
+
+
 def test_the_divergence_against_draws() -> None:
     mu, log_variance = torch.tensor([[0.5, -1.0]]), torch.tensor([[-0.4, 0.3]])
     q = torch.distributions.Normal(mu, (log_variance / 2).exp())
