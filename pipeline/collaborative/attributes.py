@@ -38,11 +38,11 @@ class Attributes:
 
     def rows(self, documents: NDArray[Any]) -> sp.csr_matrix:
         """The attributes of some documents (n,), repeated or unknown ones among them: (n, A)."""
-        if not len(self.documents):
-            return sp.csr_matrix((len(documents), self.weights.shape[1]), dtype=np.float32)
-        at = np.minimum(np.searchsorted(self.documents, documents), len(self.documents) - 1)
-        known = self.documents[at] == documents
-        picked = sp.csr_matrix((known.astype(np.float32), at, np.arange(len(at) + 1)), (len(at), len(self.documents)))
+        at = np.searchsorted(self.documents, documents)
+        known = np.append(self.documents, -1)[at] == documents
+        ends = np.concatenate([[0], np.cumsum(known)])
+        ones = np.ones(ends[-1], np.float32)
+        picked = sp.csr_matrix((ones, at[known], ends), (len(at), len(self.documents)))
         return picked @ self.weights
 
 

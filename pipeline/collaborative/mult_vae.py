@@ -164,8 +164,8 @@ class Tastes:
 
     @torch.no_grad()
     def log_partition(self, z: Floats) -> Floats:
-        """(U, S): log sum_a exp(<w_a, z> + b_a) of each subject, in pieces that fit into a core's cache; 0 for a subject
-        without any attribute, of which nothing is asked."""
+        """(U, S): log sum_a exp(<w_a, z> + b_a) of each subject, in pieces that fit into a core's cache; 0 where it has
+        no attribute, so that nothing is asked of it."""
         result = np.zeros((len(z), len(self.subjects)), np.float32)
         pieces = [
             [slice(first, min(first + _ATTRIBUTES, s.stop)) for first in range(s.start, s.stop, _ATTRIBUTES)]
