@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import models
-from benchmarks.measure import GIB, ROOT, machine, measured, table
+from benchmarks.measure import GIB, ROOT, TRAIN_ROWS, machine, measured, table
 
 MODELS = (
     "ours",
@@ -38,7 +38,6 @@ MODELS = (
 )
 TIMES = 4
 FLAT = 1.1  # the ratio up to which memory does not grow
-WHOLE_ROWS = 87_141_731  # of clicks_train, from which the split `submission` learns
 WHOLE_GIB = 16  # that training may take then
 MIB = 2**20
 RESULT = ROOT / "benchmarks" / "results" / "training_memory.md"
@@ -56,11 +55,11 @@ def report(peaks: dict[str, tuple[int, int]], rows: tuple[int, int]) -> str:
     lines = []
     for name, (less, more) in peaks.items():
         row = (more - less) / (rows[1] - rows[0])
-        whole = (more + max(0.0, row) * (WHOLE_ROWS - rows[1])) / GIB
+        whole = (more + max(0.0, row) * (TRAIN_ROWS - rows[1])) / GIB
         verdicts = ["yes" if holds else "**no**" for holds in (more <= FLAT * less, whole <= WHOLE_GIB)]
         line = [name, f"{less / MIB:,.0f}", f"{more / MIB:,.0f}", f"{more / less:.2f}", verdicts[0], f"{row:.1f}"]
         lines.append([*line, f"{whole:.1f}", verdicts[1]])
-    return table([*header, f"GiB, {WHOLE_ROWS / 1e6:.0f} M rows", f"at most {WHOLE_GIB}"], lines)
+    return table([*header, f"GiB, {TRAIN_ROWS / 1e6:.0f} M rows", f"at most {WHOLE_GIB}"], lines)
 
 
 def main() -> None:

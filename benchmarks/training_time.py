@@ -16,12 +16,11 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks.measure import ROOT, machine, table
+from benchmarks.measure import ROOT, TEST_ROWS, TRAIN_ROWS, machine, table
 from pipeline.blending.blend import BlendConfig
 from pipeline.core.config import section
 from pipeline.schemas.impressions import SplitInfo
 
-TRAIN_ROWS, TEST_ROWS = 87_141_731, 32_225_162  # of clicks_train and clicks_test
 #: What a split's rows are made of in the competition: validation cuts its target from train.
 ROWS = {"validation": TRAIN_ROWS, "submission": TRAIN_ROWS + TEST_ROWS}
 HOURS = 6  # that training and tuning may take
@@ -31,7 +30,7 @@ RESULT = ROOT / "benchmarks" / "results" / "training_time.md"
 _STAGE = re.compile(r"Running stage '(\w+?)(?:@([\w-]+))?':")
 _TOOK = re.compile(r"took ([\d.]+) s, ")
 
-#: model -> stage -> seconds; submission's part of `out_of_fold` stands apart.
+#: model -> stage, that of `out_of_fold` with its split -> seconds.
 Seconds = dict[str, dict[str, float]]
 
 
@@ -44,7 +43,7 @@ def read_log(text: str) -> Seconds:
             stage, of = match[1], match[2] or ""
         elif (match := _TOOK.search(line)) and stage:
             kind, split, model = stage.split("_")[0], "", of
-            if stage in ("out_of_fold", "leaves"):
+            if stage == "out_of_fold":
                 kind, (split, _, model) = stage, of.partition("-")
             found[model or stage][f"{kind} {split}".strip()] = float(match[1])
             stage = ""
