@@ -37,6 +37,7 @@ def test_what_is_committed_is_understood() -> None:
             "fields: [viewd_document,",
             "models.lr.fields: no 'viewd_document' is there; did",
         ),
+        ("linear: [affinity]", "linear: [afinity]", "models.ffm.linear: no 'afinity' is there; did you mean affinity?"),
         ("- campaign_id x platform", "- campaign_id x plattform", "models.lr_crosses.crosses: no 'plattform' is there"),
         ("groups: [mf, vae_cf, dkt] ", "groups: [mf, dkt] ", "collaborative.vae_cf: not in collaborative.groups"),
         ("context: [leak,", "context: [leek,", "blend.context: no 'leek' is there; did you mean leak?"),

@@ -33,13 +33,15 @@ class Side(NamedTuple):
     """What all ads of a display share, or what each has by itself: n items (displays, or rows) of some fields.
 
     Field f of item i has the ids and values from starts[i * fields + f] to the next start.
-    starts: (n * fields + 1,) int32. ids: int32. values: float32, x.
+    starts: (n * fields + 1,) int32. ids: int32. values: float32, x. pairs: how many of the fields, the first ones, a
+    factorization machine pairs with others.
     """
 
     starts: NDArray[np.int32]
     ids: NDArray[np.int32]
     values: NDArray[np.float32]
     fields: int
+    pairs: int
 
 
 class Displays(NamedTuple):
@@ -85,10 +87,10 @@ class Cross(NamedTuple):
 
 
 class Inputs:
-    """The fields that a model reads: shared ones first. table_size: how many ids there are.
+    """The fields that a model reads: shared ones first; on either side those that are not paired last.
 
-    hash_bits: fold all ids into a table of 2 ** hash_bits. crosses: fields of their own, hashed into 2 ** cross_bits
-    further ids.
+    table_size: how many ids there are. hash_bits: fold all ids into a table of 2 ** hash_bits. crosses: fields of their
+    own, hashed into 2 ** cross_bits further ids. linear: groups and fields that are not to be paired.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Inputs:
         hash_bits: int | None = None,
         crosses: Sequence[Cross] = (),
         cross_bits: int = 0,
+        linear: Collection[str] = (),
     ) -> None:
         check(bool(fields or crosses), "fields: a model must read at least one, found none")
         columns, size = [], 0
@@ -106,8 +109,12 @@ class Inputs:
         size = size if hash_bits is None else 1 << hash_bits
         columns += [_Column(c.first, size, cross_bits, c.second, c.weight) for c in crosses]
         self.table_size = size + (1 << cross_bits if crosses else 0)
+        paired = [c for c in columns if not {c.field.group, c.field.name, c.field.twin}.intersection(linear)]
+        check(bool(paired), f"linear: {list(linear)} leaves no field to pair")
+        columns = [*paired, *(c for c in columns if c not in paired)]
         self.shared = [c for c in columns if c.per == "display"]
         self.own = [c for c in columns if c.per == "impression"]
+        self.pairs = {per: sum(c.per == per for c in paired) for per in ("display", "impression")}
 
 
 def readable(encoded: Encoded, fields: Sequence[Field], raw: Collection[str] = ()) -> list[Field]:
@@ -201,8 +208,8 @@ class Reader:
         borders = _joined([offsets[start : stop + 1] for start, stop in displays])
         clicked = np.zeros(int(borders[-1]), np.uint8) if self._labels is None else _taken(self._labels, rows)
         items = _Items(self.part, displays, rows, borders)
-        shared = items.side(self.inputs.shared, "display")
-        own = items.side(self.inputs.own, "impression")
+        shared = items.side(self.inputs.shared, "display", self.inputs.pairs["display"])
+        own = items.side(self.inputs.own, "impression", self.inputs.pairs["impression"])
         return Displays(borders, clicked, shared, own, int(np.diff(borders).max()))
 
 
@@ -226,22 +233,26 @@ class _Items:
     rows: Ranges
     borders: NDArray[np.int64]
 
-    def side(self, columns: Sequence[_Column], per: Literal["display", "impression"]) -> Side:
+    def side(self, columns: Sequence[_Column], per: Literal["display", "impression"], pairs: int) -> Side:
         """All columns of one side, item by item."""
         n, fields = len(self.borders) - 1 if per == "display" else int(self.borders[-1]), len(columns)
         lists = [self._cross(column) if column.other else self._list(column.field) for column in columns]
-        starts = np.zeros(n * fields + 1, np.int32)
-        for j, (offsets, _, _) in enumerate(lists):
-            starts[1 + j :: fields] = 1 if offsets is None else np.diff(offsets)
-        np.cumsum(starts, out=starts)
+        bits = np.array([0 if column.other else column.hash_bits or 0 for column in columns], np.int64)
+        first = np.array([column.first for column in columns], np.int64)
+        several = np.array([j for j, (offsets, _, _) in enumerate(lists) if offsets is not None], np.int64)
+        lengths = np.empty((len(several), n), np.int32)
+        for row, j in zip(lengths, several, strict=True):
+            row[:] = np.diff(lists[j][0])
+        starts = filling.starts_of(fields, several, lengths)
         ids, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
-        for j, (column, (offsets, codes, weights)) in enumerate(zip(columns, lists, strict=True)):
-            place = starts, j, fields, column.first, 0 if column.other else column.hash_bits or 0
-            if offsets is None:
-                filling.put_codes(*place, codes, ids, values)
-            else:
-                filling.put_lists(*place, offsets, codes, weights, ids, values)
-        return Side(starts, ids, values, fields)
+        single = np.setdiff1d(np.arange(fields), several)
+        codes = np.empty((len(single), n), np.int32)
+        for row, j in zip(codes, single, strict=True):
+            row[:] = lists[j][1]
+        filling.put_codes(starts, single, fields, first[single], bits[single], codes, ids, values)
+        for j in several:
+            filling.put_lists(starts, j, fields, first[j], bits[j], *lists[j], ids, values)
+        return Side(starts, ids, values, fields, pairs)
 
     def _list(self, field: Field) -> _List:
         """A field's values by display or by row, as it is stored."""

@@ -9,7 +9,9 @@ that chunk j of T_i is chunk i of A_j, and the chunk of i itself (s, 0, ..., 0).
 row are sums of A_i * T_i, and the gradient of A_i is the residual times T_i: all of it runs through memory in order.
 
 Fields that a display's ads share come first, so the chunks of a block split in two: shared, then own.
-  F_d, F_r: shared and own fields. k: numbers in a chunk. B = F_d k. C: numbers in a block, filled up to whole lines.
+  F_d, F_r: shared and own fields that are paired. k: numbers in a chunk. B = F_d k. C: numbers in a block, filled up to
+  whole lines.
+Fields that are not paired come behind those that are, on either side: of an id's block they read the first number, w.
 """
 
 from __future__ import annotations
@@ -105,18 +107,41 @@ def _read(
 
 
 @inlined
+def _weights(side: Any, item: int, table: Any, stride: int) -> float:
+    """The sum of x w over the fields of an item that are not paired."""
+    (starts, ids, values, fields, pairs), found = side, float32(0)
+    for v in range(starts[item * fields + pairs], starts[(item + 1) * fields]):
+        found += values[v] * table[int64(ids[v]) * stride]
+    return found
+
+
+@inlined
+def _update_weights(
+    side: Any, item: int, table: Any, stride: int, slope: float, rate: float, l2: Any, reads: int
+) -> None:
+    """AdaGrad on what `_weights` has summed. slope: the gradient by the sum."""
+    starts, ids, values, fields, pairs = side
+    for v in range(starts[item * fields + pairs], starts[(item + 1) * fields]):
+        own = int64(ids[v])
+        base = own * stride
+        g = float32(slope) * values[v] + float32(reads) * l2[min(own, len(l2) - 1)] * table[base]
+        table[base + stride // 2] += g * g
+        table[base] -= float32(rate) * g / math.sqrt(table[base + stride // 2])
+
+
+@inlined
 def _read_shared(x: Displays, d: int, table: Any, stride: int, block: int, k: Any, s: Scratch) -> tuple[float, ...]:
     """Blocks of what the ads share. Returns the sum of x^2, the sum of the linear weights, the sum over pairs."""
-    size, (starts, ids, values, fields) = len(k), x.shared
+    size, (starts, ids, values, all_fields, fields) = len(k), x.shared
     border, blocks, others, across = fields * size, s.shared, s.shared_others, s.across
-    norm, linear, pairs = float32(0), float32(0), splat(float32(0), LINE)
+    norm, linear, pairs = float32(0), _weights(x.shared, d, table, stride), splat(float32(0), LINE)
     for f in range(fields):
         at = f * block
-        cell = d * fields + f
+        cell = d * all_fields + f
         norm += _read(ids, values, starts[cell], starts[cell + 1], table, stride, blocks, at, block)
         linear += blocks[at + f * size]
         _chunks(others, f * size, block, blocks, at, size, fields, k)
-        _chunks(across, f * size, block, blocks, at + border, size, x.own.fields, k)
+        _chunks(across, f * size, block, blocks, at + border, size, x.own.pairs, k)
     for f in range(fields):
         at = f * block
         store(others, at + f * size, splat(float32(0), k))
@@ -128,13 +153,13 @@ def _read_shared(x: Displays, d: int, table: Any, stride: int, block: int, k: An
 @inlined
 def _read_own(x: Displays, row: int, at_row: int, table: Any, stride: int, block: int, k: Any, s: Scratch) -> Any:
     """Blocks of one ad's own fields. Returns the sum of x^2, the sum of the linear weights, the sum over pairs."""
-    size, (starts, ids, values, fields) = len(k), x.own
-    border, blocks, others, across, half = x.shared.fields * size, s.own, s.others, s.across, s.half
-    norm, linear, pairs = float32(0), float32(0), splat(float32(0), LINE)
+    size, (starts, ids, values, all_fields, fields) = len(k), x.own
+    border, blocks, others, across, half = x.shared.pairs * size, s.own, s.others, s.across, s.half
+    norm, linear, pairs = float32(0), _weights(x.own, row, table, stride), splat(float32(0), LINE)
     for f in range(fields):
         _put(others, at_row + f * block, float32(1), across, f * block, border)
     for f in range(fields):
-        at, cell = at_row + f * block, row * fields + f
+        at, cell = at_row + f * block, row * all_fields + f
         norm += _read(ids, values, starts[cell], starts[cell + 1], table, stride, blocks, at, block)
         linear += blocks[at + border + f * size]
         _chunks(others, at_row + border + f * size, block, blocks, at + border, size, fields, k)
@@ -154,7 +179,7 @@ def _logits(
     first, n = x.offsets[d], x.offsets[d + 1] - x.offsets[d]
     norm_d, linear_d, pairs_d = _read_shared(x, d, table, stride, block, k, s)
     for i in range(n):
-        norm, linear, pairs = _read_own(x, first + i, i * x.own.fields * block, table, stride, block, k, s)
+        norm, linear, pairs = _read_own(x, first + i, i * x.own.pairs * block, table, stride, block, k, s)
         s.norm[i] = float32(1) / max(norm_d + norm, float32(1e-12)) if normalize else float32(1)
         s.logit[i] = bias + s.norm[i] * (pairs_d + pairs) + math.sqrt(s.norm[i]) * (linear_d + linear)
     return n
@@ -192,7 +217,7 @@ def _update_own(
     x: Displays, d: int, following: int, table: Any, stride: int, rate: float, l2: Any, k: Any, s: Any
 ) -> None:
     """Step on what each ad has by itself; meanwhile the blocks of the following display come into the cache."""
-    border, block, (starts, ids, values, fields) = x.shared.fields * len(k), stride // 2, x.own
+    border, block, (starts, ids, values, all_fields, fields) = x.shared.pairs * len(k), stride // 2, x.own
     others, residual, norm = s.others, s.residual, s.norm
     first, n = x.offsets[d], x.offsets[d + 1] - x.offsets[d]
     next_first, next_n = x.offsets[following], x.offsets[following + 1] - x.offsets[following]
@@ -200,14 +225,15 @@ def _update_own(
         scale, linear = float32(0), float32(0)
         if i < n:
             scale, linear = residual[i] * norm[i], math.sqrt(float32(1) / norm[i])
+            _update_weights(x.own, first + i, table, stride, scale * linear, rate, l2, 1)
         for f in range(fields):
             at = (i * fields + f) * block
             if i < n:
                 others[at + border + f * len(k)] = linear
-                cell = (first + i) * fields + f
+                cell = (first + i) * all_fields + f
                 _update(ids, values, starts[cell], starts[cell + 1], table, block, others, at, scale, rate, l2, 1)
             if i < next_n:
-                cell = (next_first + i) * fields + f
+                cell = (next_first + i) * all_fields + f
                 _fetch(ids, starts[cell], starts[cell + 1], table, stride)
 
 
@@ -216,20 +242,21 @@ def _update_shared(
     x: Displays, d: int, following: int, table: Any, stride: int, rate: float, l2: Any, k: Any, s: Any
 ) -> None:
     """One step for all ads of a display on what they share: their gradients are summed first."""
-    size, block, (starts, ids, values, fields) = len(k), stride // 2, x.shared
+    size, block, (starts, ids, values, all_fields, fields) = len(k), stride // 2, x.shared
     gradient, crossed, others = s.gradient, s.crossed, s.shared_others
     border, n = fields * size, x.offsets[d + 1] - x.offsets[d]
     pairs, linear = float32(0), float32(0)
     for i in range(n):
         pairs += s.residual[i] * s.norm[i]
         linear += s.residual[i] * math.sqrt(s.norm[i])
+    _update_weights(x.shared, d, table, stride, linear, rate, l2, n)
     for f in range(fields):
-        at, cell = f * block, d * fields + f
+        at, cell = f * block, d * all_fields + f
         _put(gradient, at, pairs, others, at, border)
         gradient[at + f * size] = linear
-        _chunks(gradient, at + border, size, crossed, f * size, block, x.own.fields, k)
+        _chunks(gradient, at + border, size, crossed, f * size, block, x.own.pairs, k)
         _update(ids, values, starts[cell], starts[cell + 1], table, block, gradient, at, float32(1), rate, l2, n)
-        cell = following * fields + f
+        cell = following * all_fields + f
         _fetch(ids, starts[cell], starts[cell + 1], table, stride)
 
 
@@ -262,8 +289,8 @@ def learn(
 
     table: flat. bias: (2,) the bias and its sum of squared gradients. l2: (1,), or one for each id. s: Scratch.
     """
-    fields, border = x.own.fields, x.shared.fields * len(k)
-    block, loss = block_size(x.shared.fields + fields, len(k)), 0.0
+    fields, border = x.own.pairs, x.shared.pairs * len(k)
+    block, loss = block_size(x.shared.pairs + fields, len(k)), 0.0
     for at in range(len(order)):
         d, following = order[at], order[min(at + 1, len(order) - 1)]
         n = _logits(x, d, table, 2 * block, block, k, normalize, bias[0], s)
@@ -281,7 +308,7 @@ def learn(
 @compiled
 def score(x: Displays, table: Any, stride: int, bias: float, k: Any, normalize: bool, s: Any, out: Any) -> None:
     """The logit of every row (N,) into `out`. stride: how far apart the blocks of two ids are."""
-    block = block_size(x.shared.fields + x.own.fields, len(k))
+    block = block_size(x.shared.pairs + x.own.pairs, len(k))
     for d in range(len(x.offsets) - 1):
         n = _logits(x, d, table, stride, block, k, normalize, bias, s)
         for i in range(n):

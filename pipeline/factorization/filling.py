@@ -1,4 +1,4 @@
-"""Kernels that put the values of one field among those of the others, item by item; and that cross two fields.
+"""Kernels that put the values of fields among those of the others, item by item; and that cross two fields.
 
 Where a value goes: starts, field, fields are those of displays.Side. Its id: first + code, hashed into `bits` bits
 unless they are 0.
@@ -31,14 +31,37 @@ def all_ids(size: int, first: int, bits: int) -> Any:
 
 
 @compiled
+def starts_of(fields: int, several: Any, lengths: Any) -> Any:
+    """Where the values of each field of each item start (n * fields + 1,), if it has one, but for some fields.
+
+    several: (m,) these fields, from the first to the last. lengths: (m, n) how many values each item has there.
+    """
+    n = lengths.shape[1]
+    starts = np.zeros(n * fields + 1, np.int32)
+    for i in range(n):
+        at, following = i * fields, 0
+        for j in range(fields):
+            count = 1
+            if following < len(several) and several[following] == j:
+                count = lengths[following, i]
+                following += 1
+            starts[at + j + 1] = starts[at + j] + count
+    return starts
+
+
+@compiled
 def put_codes(
-    starts: Any, field: int, fields: int, first: int, bits: int, codes: Any, ids: Any, values: Any
+    starts: Any, which: Any, fields: int, first: Any, bits: Any, codes: Any, ids: Any, values: Any
 ) -> None:  # fmt: skip
-    """One id an item (n,), with x = 1."""
-    for i in range(len(codes)):
-        at = starts[i * fields + field]
-        ids[at] = _id(codes[i], first, bits)
-        values[at] = 1
+    """One id an item with x = 1, of several fields at once, so that what is written lies together.
+
+    which, first, bits: (m,) of each of these fields. codes: (m, n).
+    """
+    for i in range(codes.shape[1]):
+        for j in range(len(which)):
+            at = starts[i * fields + which[j]]
+            ids[at] = _id(codes[j, i], first[j], bits[j])
+            values[at] = 1
 
 
 @compiled

@@ -43,7 +43,7 @@ class Scratch(NamedTuple):
 @inlined
 def _read(side: Any, item: int, table: Any, stride: int, k: Any, out: Any, to: int) -> Any:
     """e of an item's fields into out[to:]. Returns the sums of x^2, of the linear weights, of e, and of e * e."""
-    starts, ids, values, fields = side
+    starts, ids, values, fields, _ = side
     norm, linear, both, squares = float32(0), float32(0), splat(float32(0), k), splat(float32(0), k)
     for f in range(fields):
         e = splat(float32(0), k)
@@ -95,7 +95,7 @@ def _update(
 
 @inlined
 def _fetch(side: Any, item: int, table: Any, stride: int) -> None:
-    starts, ids, _, fields = side
+    starts, ids, _, fields, _ = side
     for v in range(starts[item * fields], starts[(item + 1) * fields]):
         base = int64(ids[v]) * stride
         for c in range(base, base + stride, len(LINE)):
@@ -106,7 +106,7 @@ def _fetch(side: Any, item: int, table: Any, stride: int) -> None:
 @inlined
 def _step(x: Displays, d: int, n: int, table: Any, k: Any, rate: float, l2: Any, s: Any) -> None:
     size = len(k)
-    starts, ids, values, fields = x.own
+    starts, ids, values, fields, _ = x.own
     weighted, weight, linear_d = splat(float32(0), k), float32(0), float32(0)
     for i in range(n):
         scale, linear = s.residual[i] * s.norm[i], s.residual[i] * math.sqrt(s.norm[i])
@@ -116,7 +116,7 @@ def _step(x: Displays, d: int, n: int, table: Any, k: Any, rate: float, l2: Any,
             pairs = factor * (both - load(s.own, (i * fields + f) * size, k))
             _update(ids, values, starts[cell], starts[cell + 1], table, k, pairs, linear, rate, l2, 1)
         weighted, weight, linear_d = weighted + factor * both, weight + scale, linear_d + linear
-    starts, ids, values, fields = x.shared
+    starts, ids, values, fields, _ = x.shared
     for f in range(fields):
         cell = d * fields + f
         pairs = weighted - splat(weight, k) * load(s.shared, f * size, k)

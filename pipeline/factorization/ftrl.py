@@ -25,7 +25,7 @@ def weight(z: float, n: float, alpha: float, beta: float, l1: float, l2: float) 
 
 @inlined
 def _linear(side: Any, item: int, table: Any, alpha: float, beta: float, l1: float, l2: float) -> float:
-    starts, ids, values, fields = side
+    starts, ids, values, fields, _ = side
     found = 0.0
     for v in range(starts[item * fields], starts[(item + 1) * fields]):
         z, n = table[ids[v]]
@@ -44,7 +44,7 @@ def _update(table: Any, i: int, g: float, alpha: float, beta: float, l1: float, 
 
 @inlined
 def _updates(side: Any, item: int, table: Any, g: float, alpha: float, beta: float, l1: float, l2: float) -> None:
-    starts, ids, values, fields = side
+    starts, ids, values, fields, _ = side
     for v in range(starts[item * fields], starts[(item + 1) * fields]):
         _update(table, ids[v], g * values[v], alpha, beta, l1, l2)
 

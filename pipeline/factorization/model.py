@@ -35,7 +35,8 @@ Crosses = list[Cross]
 class FactorizationModel:
     """Fits the learner that `make(inputs, config, history)` makes (see models.base.Model).
 
-    crosses: those that the config asks for; cross_bits: into how many they are hashed.
+    crosses: those that the config asks for; cross_bits: into how many they are hashed. linear: groups and fields that
+    it does not pair.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class FactorizationModel:
         config: FactorizationConfig,
         crosses: Callable[[Encoded], Crosses] = lambda encoded: [],
         cross_bits: int = 0,
+        linear: tuple[str, ...] = (),
     ) -> None:
-        self.make, self.config, self.crosses, self.cross_bits = make, config, crosses, cross_bits
+        self.make, self.config, self.crosses, self.cross_bits, self.linear = make, config, crosses, cross_bits, linear
         self.learner: Learner | None = None
         self.fields: list[Field] = []
         self.crossed: Crosses = []
@@ -91,7 +93,7 @@ class FactorizationModel:
         self.learner.keep(load_arrays(folder / "weights"))
 
     def _inputs(self) -> Inputs:
-        return Inputs(self.fields, self.config.hash_bits, self.crossed, self.cross_bits)
+        return Inputs(self.fields, self.config.hash_bits, self.crossed, self.cross_bits, self.linear)
 
     def _fingerprint(self, encoded: Encoded, options: FitOptions) -> str:
         """Changes with the data, the config and the code, so that a run never goes on from what no longer fits."""

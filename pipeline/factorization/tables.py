@@ -57,7 +57,7 @@ class TableLearner(ABC):
     ) -> None:
         self.kernels, self.config, self.size = kernels, config, size
         self.k = (0,) * config.k  # see core.simd
-        self.inputs, self.shape = inputs, (len(inputs.shared), len(inputs.own))
+        self.inputs, self.shape = inputs, tuple(inputs.pairs.values())
         self.bias = np.array([0, 1], np.float32)
         self.l2 = np.full(1, config.l2, np.float32)
         self.table = aligned((0, 2, size))

@@ -28,7 +28,11 @@ from pipeline.schemas.encoded import EncodedPart
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(TableConfig):
-    """FFM has no parameters of its own."""
+    """linear: groups and fields that are not paired with others: of each id they have the linear weight w alone. An
+    FFM's time goes with the square of the fields that are paired.
+    """
+
+    linear: tuple[str, ...] = ()
 
 
 SEARCH_SPACE: SearchSpace = {
@@ -42,14 +46,17 @@ class FFM(TableLearner):
     """A block holds a vector for each field; where an id's own field would be stands its linear weight."""
 
     def __init__(self, inputs: Inputs, config: Config, history: EncodedPart | None) -> None:
-        size = ffm.block_size(len(inputs.shared) + len(inputs.own), config.k)
+        size = ffm.block_size(sum(inputs.pairs.values()), config.k)
         super().__init__(ffm, inputs, config, history, size)
 
     def clear_weights(self, blocks: NDArray[np.float32]) -> None:
-        k = self.config.k
-        for j, column in enumerate([*self.inputs.shared, *self.inputs.own]):
+        k, inputs = self.config.k, self.inputs
+        of_shared, of_own = inputs.pairs.values()
+        for j, column in enumerate([*inputs.shared[:of_shared], *inputs.own[:of_own]]):
             blocks[column.ids(), j * k : (j + 1) * k] = 0
+        for column in [*inputs.shared[of_shared:], *inputs.own[of_own:]]:
+            blocks[column.ids(), 0] = 0
 
 
 def build(config: Config) -> Model:
-    return FactorizationModel(FFM, config)
+    return FactorizationModel(FFM, config, linear=config.linear)

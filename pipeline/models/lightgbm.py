@@ -26,7 +26,7 @@ from pipeline.schemas.fitting import FitOptions, Fitted
 from pipeline.schemas.predictions import labels_of, within_display_logits
 from pipeline.trees import boosting, dataset, objectives
 from pipeline.trees.boosting import Boosting, Schedule
-from pipeline.trees.dataset import binned, scores
+from pipeline.trees.dataset import binned, drawn, scores
 from pipeline.trees.machines import joined, share
 from pipeline.trees.objectives import OBJECTIVES
 
@@ -41,6 +41,9 @@ class Config:
     take the numeric fields, and the categorical ones of at most `max_categories` codes; of a larger one they should get
     the click rates.
 
+    displays: of history from which a machine grows trees, at most, and of the target on which they are measured: a few
+    thousand leaves know as much after millions of displays as after tens of millions, while memory (a byte a field and
+    row) and time would grow with them.
     rounds: trees at most. evaluate_every: rounds between two measurements; patience: how many measurements in
     a row may bring no gain before training stops. segment: rounds after which LightGBM's random numbers start anew, so
     that a killed run can go on there: it does from the last segment that ended checkpoint_minutes after another.
@@ -51,6 +54,7 @@ class Config:
     fields: tuple[str, ...] = ()
     scopes: tuple[Scope, ...] = ()
     max_categories: int = 64
+    displays: int = 2_000_000
     objective: Literal["listwise", "binary", "lambdarank", "rank_xendcg"] = "listwise"
     rounds: int = 1000
     evaluate_every: int = 10
@@ -67,7 +71,7 @@ class Config:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "evaluate_every", "patience", "segment", "min_data_in_leaf"):
+        for name in ("displays", "rounds", "evaluate_every", "patience", "segment", "min_data_in_leaf"):
             check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
         for name in ("feature_fraction", "bagging_fraction"):
             check(0 < getattr(self, name) <= 1, f"{name}: must be above 0 and at most 1, found {getattr(self, name)}")
@@ -115,14 +119,18 @@ class GradientBoostedTrees:
         """Of several machines each learns from its share of history, and measures all of the target, as all must stop
         at the same round."""
         history, objective = encoded.part("history"), OBJECTIVES.get(self.config.objective)
-        displays = share(history.displays, len(options.runtime.machines), options.rank)
-        train = binned(history, self.fields, parameters, displays=displays)
+        own = share(history.displays, len(options.runtime.machines), options.rank)
+        train = binned(history, self.fields, parameters, displays=self._drawn(own))
         if options.length is not None:
             return Boosting(parameters, self._schedule(max(1, round(options.length))), train, objective=objective)
         target = encoded.part("target")
-        measured, labels = binned(target, self.fields, parameters, train), labels_of(target)
+        displays = self._drawn(slice(0, target.displays))
+        measured, labels = binned(target, self.fields, parameters, train, displays), labels_of(target, displays)
         schedule, measure = self._schedule(self.config.rounds), lambda score: quality(score, labels)
         return Boosting(parameters, schedule, train, measured, measure, options.report, objective)
+
+    def _drawn(self, displays: slice) -> list[slice]:
+        return drawn(displays, self.config.displays, self.config.seed)
 
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
         if self.booster is None:

@@ -5,6 +5,7 @@ The score is a logit (float32) of the click: comparable between models, whatever
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,25 @@ def read_scores(path: Path, part: EncodedPart) -> NDArray[np.float32]:
     return np.asarray(table["score"].to_numpy(), dtype=np.float32)
 
 
-def labels_of(part: EncodedPart) -> Labelled:
-    """The labels and slices of a labelled part; history has no cold displays."""
+def labels_of(part: EncodedPart, displays: Sequence[slice] | None = None) -> Labelled:
+    """The labels and slices of a labelled part, of all its displays or of some ranges; history has no cold displays."""
+    displays = [slice(0, part.displays)] if displays is None else displays
+    rows = [slice(int(part.offsets[piece.start]), int(part.offsets[piece.stop])) for piece in displays]
+    lengths = _joined(np.diff(part.offsets), displays)
     names = ("future", *(name for name in COLD if part.has(name)))
-    slices: dict[str, Any] = {name: np.asarray(part.array(name)) for name in names}
+    slices: dict[str, Any] = {name: np.asarray(_joined(part.array(name), displays)) for name in names}
     return Labelled(
-        clicked=part.array("clicked"),
-        offsets=part.offsets,
-        display_id=part.array("display_id"),
-        ad_id=part.array("ad_id"),
+        clicked=_joined(part.array("clicked"), rows),
+        offsets=np.append(0, np.cumsum(lengths)),
+        display_id=_joined(part.array("display_id"), displays),
+        ad_id=_joined(part.array("ad_id"), rows),
         slices=slices,
     )
+
+
+def _joined(array: NDArray[Any], pieces: Sequence[slice]) -> NDArray[Any]:
+    """Some ranges of an array; itself, not a copy, if they are a single one."""
+    return array[pieces[0]] if len(pieces) == 1 else np.concatenate([array[piece] for piece in pieces])
 
 
 def within_display_logits(score: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.float32]:

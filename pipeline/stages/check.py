@@ -101,6 +101,7 @@ def _check_fields(params: Path, models: Iterable[str]) -> None:
         crosses = [re.sub(r" \* .*", "", text).split(" x ") for text in getattr(config, "crosses", ())]
         _find(f"{where}.groups", groups, [*columns, further])
         _find(f"{where}.fields", getattr(config, "fields", ()), fields | others)
+        _find(f"{where}.linear", getattr(config, "linear", ()), {*columns, further, *fields, *others})
         _find(f"{where}.crosses", (name for cross in crosses for name in cross), fields | others)
 
 

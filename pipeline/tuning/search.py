@@ -90,7 +90,7 @@ def tune(
         with helpers(min(tuning.workers, search.left()) - 1, work, search):
             search.run()
         best = winner(search.study.trials, search.future)
-        if best is not None and len(samples[-1].part("target").offsets) < len(encoded.part("target").offsets):
+        if best is not None and samples[-1] is not encoded:
             larger = sample(encoded, FACTOR * tuning.displays, tuning.seed, folder / "larger")
             best = best if search.is_confirmed(best, larger) else None
         found = space.decoded(kind.search_space, best.params if best else {})
@@ -241,15 +241,26 @@ class Search:
 
     def is_confirmed(self, best: FrozenTrial, larger: Encoded) -> bool:
         """Whether a set is better than the defaults on a larger sample, too: what a few displays prefer, such as a
-        faster rate or fewer weights, is often worse with many. The study keeps the answer."""
+        faster rate or fewer weights, is often worse with many. The study keeps the answer, and who has sought it: a set
+        that has failed too often is not confirmed."""
         name = f"is trial {best.number} confirmed"
-        if name not in self.study.user_attrs:
-            own, base = (self._judged(config, larger) for config in (self._set(best.params), self.config))
-            future = larger.part("target").array("future")
-            confirmed = own is not None and (base is None or is_better(own, base, future, 1))
+        if name in self.study.user_attrs:
+            return bool(self.study.user_attrs[name])
+        with enrolled(self.journal, self.lock) as worker:
+            with self.lock:
+                asked = self.study.user_attrs.get(f"{name}: asked by", [])
+                failed = sum(not is_alive(self.journal, other) for other in asked)
+                self.study.set_user_attr(f"{name}: asked by", [*asked, worker])
+            confirmed = failed < _ATTEMPTS
+            if confirmed:
+                own, base = (self._judged(config, larger) for config in (self._set(best.params), self.config))
+                future = larger.part("target").array("future")
+                confirmed = own is not None and (base is None or is_better(own, base, future, 1))
+            else:
+                log.warning("tuning: %s failed %d times on more displays, so it is given up", best.params, failed)
             with self.lock:
                 self.study.set_user_attr(name, confirmed)
-        return bool(self.study.user_attrs[name])
+        return confirmed
 
     def _judged(self, config: Any, encoded: Encoded) -> Judged | None:
         """What a fit is worth on a sample's target; None if it diverges."""

@@ -21,6 +21,9 @@ from pipeline.models.lr import LogisticRegression
 from pipeline.schemas.encoded import Encoded
 from tests.synthetic import MIXED, alike, mixed, write_encoded
 
+KINDS = ["fm", "ffm", "ffm linear"]
+#: Of `ffm linear`: fields of all kinds that it does not pair.
+LINEAR = ("page", "topic", "viewed", "rate")
 #: What a display's ads share: nothing, some of every kind, all but the ad and a bag.
 SHARED = [(), ("page", "age", "entity"), ("page", "age", "entity", "rate")]
 
@@ -33,8 +36,8 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return write_encoded(tmp_path_factory.mktemp("kernels") / "encoded", fields, displays, displays)
 
 
-def history(world: Encoded) -> tuple[Displays, Inputs]:
-    inputs = Inputs(list(world.fields.values()))
+def history(world: Encoded, linear: tuple[str, ...] = ()) -> tuple[Displays, Inputs]:
+    inputs = Inputs(list(world.fields.values()), linear=linear)
     ((_, displays),) = Reader(world.part("history"), inputs).in_order()
     return displays, inputs
 
@@ -50,18 +53,21 @@ def values_of(side: Side, item: int) -> list[list[tuple[int, float]]]:
 
 def naive_logit(kind: str, x: Displays, d: int, row: int, table: NDArray[np.float64], config: Any) -> float:
     """table: (ids, block)."""
-    fields = values_of(x.shared, d) + values_of(x.own, row)
+    sides = (x.shared, values_of(x.shared, d)), (x.own, values_of(x.own, row))
+    fields = [field for side, values in sides for field in values[: side.pairs]]
     count, k = len(fields), config.k
     norm = sum(v * v for field in fields for _, v in field) if config.normalize else 1.0
     pairs, linear = 0.0, 0.0
+    for side, values in sides:
+        linear += sum(v * table[a, 0] for field in values[side.pairs :] for a, v in field)
     for i, field in enumerate(fields):
         for a, v in field:
-            linear += v * (table[a, i * k] if kind == "ffm" else table[a, k])
+            linear += v * (table[a, k] if kind == "fm" else table[a, i * k])
         for j in range(i + 1, count):
             for a, v in field:
                 for b, u in fields[j]:
-                    one = table[a, j * k : j * k + k] if kind == "ffm" else table[a, :k]
-                    two = table[b, i * k : i * k + k] if kind == "ffm" else table[b, :k]
+                    one = table[a, :k] if kind == "fm" else table[a, j * k : j * k + k]
+                    two = table[b, :k] if kind == "fm" else table[b, i * k : i * k + k]
                     pairs += v * u * float(one @ two)
     return pairs / norm + linear / math.sqrt(norm)
 
@@ -77,16 +83,16 @@ def naive_loss(kind: str, x: Displays, d: int, table: NDArray[np.float64], bias:
 
 def learner_of(kind: str, world: Encoded, **values: Any) -> tuple[TableLearner, Displays]:
     """With random numbers everywhere, so that none hides behind its initial value."""
-    make, config = {"fm": (FM, FMConfig), "ffm": (FFM, FFMConfig)}[kind]
-    displays, inputs = history(world)
-    learner = make(inputs, config(k=3, **values), world.part("history"))
+    config = (FMConfig if kind == "fm" else FFMConfig)(k=3, **values)
+    displays, inputs = history(world, LINEAR if kind == "ffm linear" else ())
+    learner = (FM if kind == "fm" else FFM)(inputs, config, world.part("history"))
     learner.table[:, 0] = np.random.default_rng(0).normal(0, 0.5, learner.table[:, 0].shape)
     learner.bias[0] = 0.3
     return learner, displays
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("kind", ["fm", "ffm"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_logits(world: Encoded, kind: str, normalize: bool) -> None:
     learner, displays = learner_of(kind, world, normalize=normalize)
     table, found, row = learner.table[:, 0].astype(float), learner.score(displays), 0
@@ -99,7 +105,7 @@ def test_logits(world: Encoded, kind: str, normalize: bool) -> None:
 
 @pytest.mark.parametrize("loss", ["listwise", "pointwise"])
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("kind", ["fm", "ffm"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients(world: Encoded, kind: str, normalize: bool, loss: str) -> None:
     """With huge sums of squares, AdaGrad takes plain steps: what it changes is the gradient, against differences."""
     learner, displays = learner_of(kind, world, normalize=normalize, loss=loss, l2=0.0, learning_rate=1e5)
@@ -130,7 +136,7 @@ def test_gradients(world: Encoded, kind: str, normalize: bool, loss: str) -> Non
         assert bias - learner.bias[0] == pytest.approx((up - down) / 2e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["fm", "ffm"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_adagrad_and_l2(world: Encoded, kind: str) -> None:
     """One step of an ad's own id: g = gradient + l2 w, G = 1 + g^2, w - eta g / sqrt(G)."""
     rate, l2 = 0.3, 0.01
@@ -166,7 +172,7 @@ def test_l2_by_frequency(world: Encoded, power: float) -> None:
     np.testing.assert_allclose(learner.l2, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["fm", "ffm"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_id_is_drawn_to_0_by_its_own_l2(world: Encoded, kind: str) -> None:
     """With plain steps, an id that a display reads once moves by l2 w more, or by n l2 w if its n ads share it."""
     plain, displays = learner_of(kind, world, l2=0.0, learning_rate=1e5)
@@ -183,6 +189,9 @@ def test_each_id_is_drawn_to_0_by_its_own_l2(world: Encoded, kind: str) -> None:
     once = [i for i in {*shared, *own} if (shared + own).count(i) == 1]
     assert len(once) >= 5
     expected = np.array([(len(rows) if i in shared else 1) * l2[i] * before[i] for i in once])
+    unpaired = [i for field in values_of(displays.shared, chosen)[displays.shared.pairs :] for i, _ in field]
+    unpaired += [i for row in rows for field in values_of(displays.own, row)[displays.own.pairs :] for i, _ in field]
+    expected[np.isin(once, unpaired), 1:] = 0  # of such an id there is the linear weight alone
     np.testing.assert_allclose((changes[1] - changes[0])[once], expected, atol=1e-5)
 
 

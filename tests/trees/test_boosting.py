@@ -24,7 +24,7 @@ from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.fitting import FitOptions, Fitted
 from pipeline.schemas.predictions import labels_of
 from pipeline.trees import dataset
-from pipeline.trees.dataset import Rows, binned, scores
+from pipeline.trees.dataset import Rows, binned, drawn, scores
 from tests.synthetic import MIXED, mixed, write_encoded, write_mixed
 
 REPOSITORY = Path(__file__).parents[2]
@@ -227,6 +227,42 @@ def test_blocks_make_the_data_set_of_a_whole_matrix(world: Encoded, monkeypatch:
     )
     expected, found = (lgb.train(parameters, d, 5) for d in (whole, binned(part, fields, parameters)))
     assert found.model_to_string() == expected.model_to_string()
+
+
+@pytest.mark.parametrize(("first", "last", "most"), [(0, 5000, 2100), (300, 5000, 1), (0, 5000, 4999), (7, 1100, 1024)])
+def test_displays_are_drawn_from_all_over(first: int, last: int, most: int) -> None:
+    pieces = drawn(slice(first, last), most, seed=1)
+    displays = [display for piece in pieces for display in range(piece.start, piece.stop)]
+    assert displays == sorted(set(displays))
+    assert first <= displays[0] <= displays[-1] < last
+    assert most - 1024 < len(displays) <= most
+    assert pieces == drawn(slice(first, last), most, seed=1)
+    assert drawn(slice(first, last), last - first, seed=1) == [slice(first, last)]
+
+
+def test_drawn_displays_are_trained_on_and_measured(world: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is grown from and measured on some displays alone is what their ranges hold, not less and not more."""
+    monkeypatch.setattr(dataset, "_DRAWN_DISPLAYS", 16)
+    config = replace(CONFIG, displays=100)
+    part, target = world.part("history"), world.part("target")
+    fields = [field for field in world.fields.values() if field.kind != "multi"]
+    parameters = {"seed": 1, "verbosity": -1}
+    pieces = drawn(slice(0, part.displays), 100, seed=1)
+    chosen = np.concatenate([np.arange(piece.start, piece.stop) for piece in pieces])
+    assert 84 < len(chosen) <= 100 < part.displays
+    rows = np.concatenate([np.arange(part.offsets[d], part.offsets[d + 1]) for d in chosen])
+    data = binned(part, fields, parameters, displays=pieces)
+    np.testing.assert_array_equal(data.get_label(), part.array("clicked")[rows])
+    np.testing.assert_array_equal(data.get_group(), np.diff(part.offsets)[chosen])
+    model, fitted = fit(world, config)
+    assert model.booster is not None
+    some = drawn(slice(0, target.displays), 100, seed=1)
+    seen = [np.arange(target.offsets[piece.start], target.offsets[piece.stop]) for piece in some]
+    best = max(fitted.curve, key=lambda point: point["map12"] - point["target_loss"])
+    score = scores(model.booster, target, model.fields)[np.concatenate(seen)]
+    assert map12(score, labels_of(target, some)) == pytest.approx(best["map12"], abs=1e-12)
+    assert len(score) < target.rows
+    assert fit(world, CONFIG)[1].curve != fitted.curve
 
 
 def test_bins_come_of_a_sample(world: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:

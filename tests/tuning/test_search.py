@@ -288,6 +288,28 @@ def test_the_winner_is_confirmed_on_more_displays(
     assert len(Soon.fitted) == len(sizes)
 
 
+def test_a_winner_that_cannot_be_confirmed_is_given_up(
+    runtime: RuntimeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes the process with it, such as too little memory, does so a third time at most."""
+
+    class Fatal(Soon):
+        def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
+            fitted = super().fit(encoded, options)
+            if self.many:
+                raise MemoryError
+            return fitted
+
+    monkeypatch.setattr(Soon, "fitted", [])
+    large = write_mixed(tmp_path / "encoded", displays=450)
+    for attempt in (1, 2, 3):
+        with pytest.raises(MemoryError):
+            run(large, runtime, tmp_path, fake_kind(Fatal), displays=100)
+        assert sum(displays > 100 for _, displays in Soon.fitted) == attempt
+    assert run(large, runtime, tmp_path, fake_kind(Fatal), displays=100) == {}
+    assert sum(displays > 100 for _, displays in Soon.fitted) == 3
+
+
 def test_a_diverging_trial_does_not_stop_the_study(world: Encoded, runtime: RuntimeConfig, tmp_path: Path) -> None:
     class Diverging(FakeModel):
         def fit(self, encoded: Encoded, options: FitOptions) -> Fitted:
