@@ -50,12 +50,13 @@ class FFM(TableLearner):
         super().__init__(ffm, inputs, config, history, size)
 
     def clear_weights(self, blocks: NDArray[np.float32]) -> None:
+        """In the chunk of the id's own field, or in the first number of what is not paired."""
         k, inputs = self.config.k, self.inputs
         of_shared, of_own = inputs.pairs.values()
         for j, column in enumerate([*inputs.shared[:of_shared], *inputs.own[:of_own]]):
             blocks[column.ids(), j * k : (j + 1) * k] = 0
-        for column in [*inputs.shared[of_shared:], *inputs.own[of_own:]]:
-            blocks[column.ids(), 0] = 0
+        for unpaired in [*inputs.shared[of_shared:], *inputs.own[of_own:]]:
+            blocks[unpaired.ids(), 0] = 0
 
 
 def build(config: Config) -> Model:
