@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pipeline.core.files import write_json
 
 DAY_MS, DAYS = 86_400_000, 15
+MOST_SHOWN = 0.004  # of all that ads are shown, one: a heavier one would decide by its luck which model is good
 COUNTRIES = ("US", "GB", "CA", "AU", "DE", "FR", "NZ", "IN")
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -85,6 +86,8 @@ class World:
         # ads come and go at an even pace, from so long ago that the first day is as any other
         self.start, self.length = random.integers(-23, DAYS, self.ads), random.integers(3, 24, self.ads)
         self.shown = random.pareto(1.3, self.ads) + 0.1
+        # half of the ads run on a day, so none makes more than a hundredth of a day's impressions
+        self.shown = np.minimum(self.shown, MOST_SHOWN * self.shown.sum())
 
     def viewed(self, users: Longs) -> Longs:
         """A document for each view: by the user's taste three times out of four, then by popularity."""

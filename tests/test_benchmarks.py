@@ -107,6 +107,9 @@ def test_the_time_of_training_follows_from_a_log() -> None:
     assert "| wide_deep |  | 360 |  |  | 10.0 |" in told
     assert "| all |  |  |  |  | 14.0 |" in told
     assert "| members of the blend |  |  |  |  | 4.0 |" in told
+    limit = training_time.Limited({"validation": 10}, {"validation": 60})
+    told = training_time.report(found, {"validation": 100, "submission": 50}, (), {"wide_deep": limit})
+    assert "| wide_deep |  | 360 |  |  | 2.5 |" in told  # hours: 60 s of scoring 100 times, 300 s of the fit 10 times
 
 
 def test_every_raw_file_is_set_against_a_copy_of_the_same_rows(tmp_path: Path) -> None:
