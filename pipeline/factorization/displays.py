@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -175,7 +176,7 @@ class Reader:
                 jobs.append((buffer, order_seed, skip))
                 skip = 0
         ranges = [[self._range(int(b)) for b in buffer] for buffer, _, _ in jobs]
-        loads = [lambda chosen=chosen: self._load(chosen) for chosen in ranges]
+        loads = [partial(self._load, chosen) for chosen in ranges]
         for (_, order_seed, first), chosen, displays in zip(jobs, ranges, _ahead(loads), strict=True):
             order = np.random.default_rng(order_seed).permutation(len(displays.offsets) - 1)
             kept = None if self.left_out is None else ~_taken(self.left_out, chosen)
@@ -183,12 +184,17 @@ class Reader:
                 step = order[start : start + STEP]
                 yield displays, step if kept is None else step[kept[step]]
 
-    def in_order(self) -> Iterator[tuple[slice, Displays]]:
-        """All displays in their order, block by block, each with the rows that it holds."""
-        ranges = [self._range(block) for block in range(self._blocks)]
-        loads = [lambda r=r: self._load([r]) for r in ranges]
-        for (start, stop), displays in zip(ranges, _ahead(loads), strict=True):
-            yield slice(int(self.part.offsets[start]), int(self.part.offsets[stop])), displays
+    def in_order(self, displays: Sequence[slice] | None = None) -> Iterator[tuple[slice, Displays]]:
+        """All displays, or those of some ranges, in their order, block by block, each with the rows that it holds, as
+        they are counted from the first."""
+        pieces = self.part.whole if displays is None else displays
+        starts = [(start, piece.stop) for piece in pieces for start in range(piece.start, piece.stop, BLOCK)]
+        ranges = [(start, min(start + BLOCK, stop)) for start, stop in starts]
+        at = 0
+        for loaded in _ahead([partial(self._load, [r]) for r in ranges]):
+            rows = len(loaded.clicked)
+            yield slice(at, at + rows), loaded
+            at += rows
 
     def _buffers(self, random: np.random.Generator | None) -> list[NDArray[np.int64]]:
         order = np.arange(self._blocks) if random is None else random.permutation(self._blocks)

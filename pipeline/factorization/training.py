@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +17,10 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import atomic_path, read_json, take_back, write_json
 from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.core.stopping import Progress
+from pipeline.core.stopping import MEASURED_DISPLAYS, Progress
 from pipeline.factorization.displays import Displays, Inputs, Reader
 from pipeline.metrics import quality
-from pipeline.schemas.encoded import EncodedPart
+from pipeline.schemas.encoded import EncodedPart, drawn
 from pipeline.schemas.features import Scope
 from pipeline.schemas.predictions import labels_of, within_display_logits
 
@@ -148,7 +148,9 @@ class Trainer:
 
     def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
         state = self.progress
-        found = quality(predict(self.learner, self.inputs, target, self.config), labels_of(target))
+        displays = drawn(slice(0, target.displays), MEASURED_DISPLAYS)
+        score = predict(self.learner, self.inputs, target, self.config, displays)
+        found = quality(score, labels_of(target, displays))
         if state.evaluated(found.worth, self.config.patience, **found.shown):
             self._best = self.learner.weights()
         log.info("epoch %.2f: loss %.5f, MAP@12 %.5f", state.length, state.curve[-1]["loss"], found.map12)
@@ -172,14 +174,22 @@ class Trainer:
         log.info("going on from a checkpoint at epoch %d, step %d", self.progress.epoch, self.progress.step)
 
 
-def predict(learner: Learner, inputs: Inputs, part: EncodedPart, config: FactorizationConfig) -> NDArray[np.float32]:
-    """The scores (N,) as logits of a click: a listwise model's are turned into them within each display."""
-    score = np.empty(part.rows, dtype=np.float32)
-    with bar(part.rows, "predicting") as shown:
-        for rows, displays in Reader(part, inputs).in_order():
-            score[rows] = learner.score(displays)
+def predict(
+    learner: Learner,
+    inputs: Inputs,
+    part: EncodedPart,
+    config: FactorizationConfig,
+    displays: Sequence[slice] | None = None,
+) -> NDArray[np.float32]:
+    """The scores (N,) of all rows, or of some ranges of displays, as logits of a click: a listwise model's are turned
+    into them within each display."""
+    offsets = part.offsets_of(part.whole if displays is None else displays)
+    score = np.empty(offsets[-1], dtype=np.float32)
+    with bar(len(score), "predicting") as shown:
+        for rows, read in Reader(part, inputs).in_order(displays):
+            score[rows] = learner.score(read)
             shown.update(rows.stop - rows.start)
-    return within_display_logits(score, part.offsets) if config.loss == "listwise" else score
+    return within_display_logits(score, offsets) if config.loss == "listwise" else score
 
 
 def save_arrays(folder: Path, arrays: Arrays) -> None:

@@ -20,13 +20,13 @@ from pipeline.core.files import read_json, write_json
 from pipeline.core.progress import log
 from pipeline.metrics import quality
 from pipeline.models.base import Choice, Model, SearchSpace, Uniform
-from pipeline.schemas.encoded import Encoded, EncodedPart, Field
+from pipeline.schemas.encoded import Encoded, EncodedPart, Field, drawn
 from pipeline.schemas.features import Scope
 from pipeline.schemas.fitting import FitOptions, Fitted
 from pipeline.schemas.predictions import labels_of, within_display_logits
 from pipeline.trees import boosting, dataset, objectives
 from pipeline.trees.boosting import Boosting, Schedule
-from pipeline.trees.dataset import binned, drawn, scores
+from pipeline.trees.dataset import binned, scores
 from pipeline.trees.machines import joined, share
 from pipeline.trees.objectives import OBJECTIVES
 
@@ -41,9 +41,8 @@ class Config:
     take the numeric fields, and the categorical ones of at most `max_categories` codes; of a larger one they should get
     the click rates.
 
-    displays: of history from which a machine grows trees, at most, and of the target on which they are measured: a few
-    thousand leaves know as much after millions of displays as after tens of millions, while memory (a byte a field and
-    row) and time would grow with them.
+    displays: of history from which a machine grows trees, at most: a few thousand leaves know as much after millions of
+    displays as after tens of millions, while memory (a byte a field and row) and time would grow with them.
     rounds: trees at most. evaluate_every: rounds between two measurements; patience: how many measurements in
     a row may bring no gain before training stops. segment: rounds after which LightGBM's random numbers start anew, so
     that a killed run can go on there: it does from the last segment that ended checkpoint_minutes after another.
@@ -120,17 +119,14 @@ class GradientBoostedTrees:
         at the same round."""
         history, objective = encoded.part("history"), OBJECTIVES.get(self.config.objective)
         own = share(history.displays, len(options.runtime.machines), options.rank)
-        train = binned(history, self.fields, parameters, displays=self._drawn(own))
+        train = binned(history, self.fields, parameters, displays=drawn(own, self.config.displays, self.config.seed))
         if options.length is not None:
             return Boosting(parameters, self._schedule(max(1, round(options.length))), train, objective=objective)
         target = encoded.part("target")
-        displays = self._drawn(slice(0, target.displays))
+        displays = drawn(slice(0, target.displays), stopping.MEASURED_DISPLAYS)
         measured, labels = binned(target, self.fields, parameters, train, displays), labels_of(target, displays)
         schedule, measure = self._schedule(self.config.rounds), lambda score: quality(score, labels)
         return Boosting(parameters, schedule, train, measured, measure, options.report, objective)
-
-    def _drawn(self, displays: slice) -> list[slice]:
-        return drawn(displays, self.config.displays, self.config.seed)
 
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
         if self.booster is None:

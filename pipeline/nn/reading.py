@@ -63,11 +63,16 @@ class Reader:
 
         return ahead(batches_of_buffers(), AHEAD)
 
-    def in_order(self) -> Iterator[tuple[slice, Callable[[], Batch]]]:
-        """All batches in the order of the rows: the rows that each holds, and what reads it, in whatever thread."""
-        for start in range(0, self.part.displays, self.batch_displays):
-            stop = min(start + self.batch_displays, self.part.displays)
-            yield slice(int(self.part.offsets[start]), int(self.part.offsets[stop])), partial(self._range, start, stop)
+    def in_order(self, displays: Sequence[slice] | None = None) -> Iterator[tuple[slice, Callable[[], Batch]]]:
+        """All batches, or those of some ranges of displays, in the order of the rows: the rows that each holds, as they
+        are counted from the first, and what reads it, in whatever thread."""
+        at = 0
+        for piece in self.part.whole if displays is None else displays:
+            for start in range(piece.start, piece.stop, self.batch_displays):
+                stop = min(start + self.batch_displays, piece.stop)
+                end = at + int(self.part.offsets[stop] - self.part.offsets[start])
+                yield slice(at, end), partial(self._range, start, stop)
+                at = end
 
     def _range(self, start: int, stop: int) -> Batch:
         return _Rows(self._sides, self._clicked, self.part.offsets, [(start, stop)]).every()

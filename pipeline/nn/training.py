@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -22,7 +22,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import atomic_path
 from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.core.stopping import Progress
+from pipeline.core.stopping import MEASURED_DISPLAYS, Progress
 from pipeline.metrics import quality
 from pipeline.nn import exchange
 from pipeline.nn.batches import Batch, Inputs
@@ -31,7 +31,7 @@ from pipeline.nn.reading import Reader
 from pipeline.nn.rows import Kind
 from pipeline.nn.steps import Optimizer
 from pipeline.nn.threads import Threads
-from pipeline.schemas.encoded import EncodedPart
+from pipeline.schemas.encoded import EncodedPart, drawn
 from pipeline.schemas.features import Scope
 from pipeline.schemas.predictions import labels_of, within_display_logits
 
@@ -178,8 +178,9 @@ class NetworkTrainer:
 
     def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
         state = self.progress
-        score = predict(self.network, self.inputs, target, self.config, self.device, self.cores, True)
-        found = quality(score, labels_of(target))
+        displays = drawn(slice(0, target.displays), MEASURED_DISPLAYS)
+        score = predict(self.network, self.inputs, target, self.config, self.device, self.cores, displays, True)
+        found = quality(score, labels_of(target, displays))
         if state.evaluated(found.worth, self.config.patience, **found.shown):
             self._best = copy.deepcopy(self.network.state_dict())
         log.info("epoch %.2f: loss %.5f, MAP@12 %.5f", state.length, state.curve[-1]["loss"], found.map12)
@@ -226,9 +227,11 @@ def predict(
     config: TrainingConfig,
     device: torch.device,
     cores: int,
+    displays: Sequence[slice] | None = None,
     shared: bool = False,
 ) -> NDArray[np.float32]:
-    """A network's scores (N,) as logits of a click: a listwise network's are turned into them within each display.
+    """A network's scores (N,) of all rows, or of some ranges of displays, as logits of a click: a listwise network's
+    are turned into them within each display.
 
     network: what gives the logits of a batch; it may say by `batch_displays` how large it likes them.
 
@@ -239,18 +242,19 @@ def predict(
     logits = network
     if isinstance(network, Network) and (compiled := network.compiled()):
         logits = partial(compiled.score, network.embed.weight)
-    score = np.zeros(part.rows, dtype=np.float32)
+    offsets = part.offsets_of(part.whole if displays is None else displays)
+    score = np.zeros(offsets[-1], dtype=np.float32)
 
     def fill(rows: slice, read: Callable[[], Batch]) -> None:
         with torch.inference_mode():  # read and scored by one thread, which finds the batch in its cache
             score[rows] = logits(read().to(device)).float().cpu().numpy()
 
-    with bar(part.rows, "predicting") as shown, Threads(cores) as threads:
-        displays = max(getattr(network, "batch_displays", _PREDICTED), config.batch_displays)
-        batches = Reader(part, inputs, displays).in_order()
+    with bar(len(score), "predicting") as shown, Threads(cores) as threads:
+        size = max(getattr(network, "batch_displays", _PREDICTED), config.batch_displays)
+        batches = Reader(part, inputs, size).in_order(displays)
         own = islice(batches, processes.rank(), None, processes.count()) if shared else batches
         for rows, _ in threads.each(fill, own):
             shown.update(rows.stop - rows.start)
     if shared:
         score = exchange.add(torch.from_numpy(score)).numpy()
-    return within_display_logits(score, part.offsets) if config.loss == "listwise" else score
+    return within_display_logits(score, offsets) if config.loss == "listwise" else score

@@ -79,6 +79,7 @@ def code_type(size: int) -> np.dtype[Any]:
 
 
 HEADER = 128  # bytes before the values of a .npy file
+_DRAWN_TOGETHER = 1 << 10  # displays, since they lie together
 
 
 class EncodedPart:
@@ -132,6 +133,22 @@ class EncodedPart:
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         return np.asarray(self.array("offsets"))
+
+    @property
+    def whole(self) -> list[slice]:
+        """All displays, as ranges of them."""
+        return [slice(0, self.displays)]
+
+    def rows_of(self, displays: Sequence[slice]) -> list[slice]:
+        """The rows of each of some ranges of displays."""
+        return [slice(int(self.offsets[piece.start]), int(self.offsets[piece.stop])) for piece in displays]
+
+    def offsets_of(self, displays: Sequence[slice]) -> NDArray[np.int64]:
+        """The offsets of some ranges of displays, put one behind the other, from 0."""
+        if displays == self.whole:
+            return self.offsets
+        lengths = [np.diff(self.offsets[piece.start : piece.stop + 1]) for piece in displays]
+        return np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
 
     @property
     def labelled(self) -> bool:
@@ -223,6 +240,17 @@ def write_scores(folder: Path, encoded: Encoded, field: Field, scores: Mapping[P
         write_json(
             partial / "field.json", {"field": asdict(field), "encoded": encoded.own_digest, "digest": f"{digest:08x}"}
         )
+
+
+def drawn(displays: slice, most: int, seed: int = 0) -> list[slice]:
+    """At most so many of a range of displays, as ranges in their order: all of them, or blocks from all over it."""
+    total = displays.stop - displays.start
+    if total <= most:
+        return [displays]
+    size = min(_DRAWN_TOGETHER, most)
+    starts = np.arange(displays.start, displays.stop, size)
+    chosen = np.sort(np.random.default_rng(seed).choice(starts, most // size, replace=False)).tolist()
+    return [slice(start, min(start + size, displays.stop)) for start in chosen]
 
 
 def fuse(fields: Sequence[Field]) -> tuple[NDArray[np.int32], int]:

@@ -50,14 +50,13 @@ def read_scores(path: Path, part: EncodedPart) -> NDArray[np.float32]:
 
 def labels_of(part: EncodedPart, displays: Sequence[slice] | None = None) -> Labelled:
     """The labels and slices of a labelled part, of all its displays or of some ranges; history has no cold displays."""
-    displays = [slice(0, part.displays)] if displays is None else displays
-    rows = [slice(int(part.offsets[piece.start]), int(part.offsets[piece.stop])) for piece in displays]
-    lengths = _joined(np.diff(part.offsets), displays)
+    displays = part.whole if displays is None else displays
+    rows = part.rows_of(displays)
     names = ("future", *(name for name in COLD if part.has(name)))
     slices: dict[str, Any] = {name: np.asarray(_joined(part.array(name), displays)) for name in names}
     return Labelled(
         clicked=_joined(part.array("clicked"), rows),
-        offsets=np.append(0, np.cumsum(lengths)),
+        offsets=part.offsets_of(displays),
         display_id=_joined(part.array("display_id"), displays),
         ad_id=_joined(part.array("ad_id"), rows),
         slices=slices,

@@ -106,20 +106,15 @@ def _check_fields(params: Path, models: Iterable[str]) -> None:
 
 
 def check_stages(params: Path, pipeline: Path) -> None:
-    """Raise ParameterError if dvc.yaml does not train a model of params.yaml, or blends before a member is there."""
+    """Raise ParameterError if dvc.yaml does not train a model of params.yaml, or refit a member of the blend."""
     stages = read_yaml(pipeline)["stages"]
-    trained = {key for name, stage in stages.items() if name.startswith("train_") for key in stage["foreach"]}
-    for name in read_yaml(params).get("models") or {}:
-        if name not in trained:
-            raise ParameterError(
-                f"{params}: models.{name}: no stage of {pipeline} trains it; README.md says where to add it"
-            )
-    for member in section(params, "blend", BlendConfig).members:
-        for split in ("validation", "submission"):
-            if f"artifacts/predictions/{split}/{member}.parquet" not in stages["blend"]["deps"]:
+    models, members = read_yaml(params).get("models") or {}, section(params, "blend", BlendConfig).members
+    for where, names, verb in (("models.", models, "train"), ("blend.members: ", members, "refit")):
+        there = {key for name, stage in stages.items() if name.startswith(f"{verb}_") for key in stage["foreach"]}
+        for name in names:
+            if name not in there:
                 raise ParameterError(
-                    f"{params}: blend.members: {member}: its predictions for {split} are not among the deps of blend in"
-                    f" {pipeline}; see README.md, Add a model"
+                    f"{params}: {where}{name}: no stage of {pipeline} {verb}s it; README.md says where to add it"
                 )
 
 

@@ -15,7 +15,6 @@ from pipeline.schemas.encoded import EncodedPart, Field
 _SAMPLED_ROWS = 200_000  # from which the borders of the bins are found; LightGBM's own number
 _EXACT = 1 << 24  # integers that float32 holds without loss
 _PREDICTED_DISPLAYS = 1 << 14
-_DRAWN_DISPLAYS = 1 << 10  # that are drawn together, since they lie together
 
 Floats = NDArray[np.floating[Any]]
 
@@ -66,9 +65,8 @@ def binned(
 ) -> lgb.Dataset:
     """Rows of a labelled part, of all displays or of some ranges, in bins: those of `reference`, or such as suit a
     sample of the whole part."""
-    displays = [slice(0, part.displays)] if displays is None else displays
-    rows = [slice(int(part.offsets[piece.start]), int(part.offsets[piece.stop])) for piece in displays]
-    clicked = part.array("clicked")
+    displays = part.whole if displays is None else displays
+    rows, clicked = part.rows_of(displays), part.array("clicked")
     named = {
         "feature_name": [field.name for field in fields],
         "categorical_feature": [field.name for field in fields if field.kind == "categorical"],
@@ -79,21 +77,10 @@ def binned(
     return lgb.Dataset(
         [Rows(part, fields, piece) for piece in rows],
         label=np.concatenate([clicked[piece] for piece in rows]).astype(np.float32),
-        group=np.concatenate([np.diff(part.offsets[p.start : p.stop + 1]) for p in displays]).astype(np.int32),
+        group=np.diff(part.offsets_of(displays)).astype(np.int32),
         reference=reference,
         **named,
     ).construct()
-
-
-def drawn(displays: slice, most: int, seed: int) -> list[slice]:
-    """At most so many of a range of displays, as ranges in their order: all of them, or blocks from all over it."""
-    total = displays.stop - displays.start
-    if total <= most:
-        return [displays]
-    starts = np.arange(displays.start, displays.stop, min(_DRAWN_DISPLAYS, most))
-    size, wanted = int(starts[1] - starts[0]), most // min(_DRAWN_DISPLAYS, most)
-    chosen = np.sort(np.random.default_rng(seed).choice(starts, wanted, replace=False)).tolist()
-    return [slice(start, min(start + size, displays.stop)) for start in chosen]
 
 
 def _sample(rows: int, seed: int) -> NDArray[np.int64]:

@@ -15,14 +15,18 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
+from pipeline.core import stopping
 from pipeline.core.config import parse
 from pipeline.core.errors import ParameterError
 from pipeline.core.runtime import RuntimeConfig
+from pipeline.factorization import training as factorization
 from pipeline.factorization.training import FactorizationConfig
 from pipeline.metrics import map12
 from pipeline.models.base import Choice, Kind, load_kind, model_config
+from pipeline.nn import training as nn
 from pipeline.nn.training import TrainingConfig
-from pipeline.schemas.encoded import Encoded, EncodedPart
+from pipeline.schemas import encoded as schemas
+from pipeline.schemas.encoded import Encoded, EncodedPart, drawn
 from pipeline.schemas.fitting import FitOptions, Fitted
 from pipeline.schemas.predictions import labels_of
 from tests.discovery import model_kinds
@@ -282,6 +286,24 @@ def test_reports_every_measurement(kind: Kind, world: Encoded, single: RuntimeCo
 
     with pytest.raises(EnoughError):
         kind.build(short(kind)).fit(world, FitOptions(runtime=single, report=enough))
+
+
+def test_a_large_target_is_measured_by_some_of_it(
+    kind: Kind, world: Encoded, single: RuntimeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best moment is chosen by displays from all over the target, and by no others."""
+    if "fields" not in {f.name for f in dataclasses.fields(kind.config)}:
+        pytest.skip("fits nothing")
+    for module in (stopping, factorization, nn):
+        monkeypatch.setattr(module, "MEASURED_DISPLAYS", 30)
+    monkeypatch.setattr(schemas, "_DRAWN_TOGETHER", 8)
+    model, target = kind.build(short(kind)), world.part("target")
+    fitted = model.fit(world, FitOptions(runtime=single))
+    some = drawn(slice(0, target.displays), 30)
+    rows = np.concatenate([np.arange(piece.start, piece.stop) for piece in target.rows_of(some)])
+    assert 0 < len(rows) < target.rows
+    best = max(fitted.curve, key=lambda point: point["map12"] - point["target_loss"])
+    assert map12(model.predict(target)[rows], labels_of(target, some)) == pytest.approx(best["map12"], abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["fields", "groups"])
