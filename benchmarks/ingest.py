@@ -37,7 +37,7 @@ from pipeline.ingest.page_views import page_views
 from pipeline.ingest.readers import open_input
 from pipeline.ingest.report import Report
 from pipeline.ingest.staging import Build, load
-from pipeline.ingest.tables import clicks_test, clicks_train, documents_meta, events, promoted_content
+from pipeline.ingest.tables import clicks_test, clicks_train, events, of_distinct
 from pipeline.schemas.raw import RAW_FILES
 
 #: line of the table: (file, what ours competes against); clicks_test reads the table of clicks_train, page views users.
@@ -63,8 +63,8 @@ MAKERS = {
     "clicks_train": clicks_train,
     "clicks_test": clicks_test,
     "events": events,
-    "promoted_content": promoted_content,
-    "documents_meta": documents_meta,
+    "promoted_content": lambda build: of_distinct(build, "promoted_content"),
+    "documents_meta": lambda build: of_distinct(build, "documents_meta"),
     "page_views": lambda build: page_views(build, "full"),
 }
 #: What the bare COPY makes of a column, beside its type.

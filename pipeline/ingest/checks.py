@@ -38,7 +38,7 @@ def check_duplicates(build: Build, staged: Staged, policy: str, *, best: str = "
     """
     engine, name, keys = build.engine, staged.source.spec.name, ", ".join(staged.order.names)
     build.report.duplicates[name] = 0
-    if staged.order.strict:
+    if staged.order.strict or staged.has_distinct_ids:
         return
     rows = staged.rows(engine)
     engine.sql(

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import InputError
 from pipeline.core.files import zip_members
 from pipeline.core.progress import bar
-from pipeline.ingest.batches import NULLS, Geography, arrow_schema, check_batch, to_schema
+from pipeline.ingest.batches import NULLS, REWRITERS, Dirt, arrow_schema, check_batch, to_schema
 from pipeline.schemas.raw import RawColumn, RawFile
 
 #: Bytes of text that become one record batch.
@@ -172,11 +172,11 @@ def _first_line(error: Exception) -> str:
 
 
 class RawStream:
-    """One pass through a raw file, as a context manager; then `rows`, `nulls` and `geography` say what went by.
+    """One pass through a raw file, as a context manager; then `rows`, `nulls` and `dirt` say what went by.
 
-    `batches` are those of `schema`: geo_location is split already. `reader` gives them to DuckDB, which turns any
-    exception into a text: the exception itself stays in `error`. `watchers` see each batch as it is in the file. The
-    text is parsed in a thread of its own, so that others can join, compress and write meanwhile.
+    `batches` are those of `schema`: geo_location is split, publish_time is a number. `reader` gives them to DuckDB,
+    which turns any exception into a text: the exception itself stays in `error`. `watchers` see each batch as it is in
+    the file. The text is parsed in a thread of its own, so that others can join, compress and write meanwhile.
     """
 
     def __init__(self, source: RawInput, watchers: Sequence[Watcher] = ()) -> None:
@@ -185,10 +185,12 @@ class RawStream:
         self._raw = arrow_schema(source.spec)
         self.rows = 0
         self.nulls = dict.fromkeys(self._raw.names, 0)
-        self.geography = Geography() if "geo_location" in self._raw.names else None
-        self.schema = self.geography.schema(self._raw) if self.geography else self._raw
+        self._rewriters = [REWRITERS[name]() for name in self._raw.names if name in REWRITERS]
+        self.schema = self._raw
+        for rewriter in self._rewriters:
+            self.schema = rewriter.schema(self.schema)
         self.error: Exception | None = None
-        self._batches: queue.Queue[pa.RecordBatch | None] = queue.Queue(maxsize=4)
+        self._batches: queue.Queue[pa.RecordBatch | Exception | None] = queue.Queue(maxsize=4)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._parse, name=f"parse {source.path.name}", daemon=True)
 
@@ -205,35 +207,45 @@ class RawStream:
         with suppress(queue.Full):
             self._batches.put_nowait(None)  # wakes a thread of DuckDB's that still waits for rows
 
+    @property
+    def dirt(self) -> list[Dirt]:
+        return [dirt for rewriter in self._rewriters for dirt in rewriter.dirt if dirt.rows]
+
     def reader(self) -> pa.RecordBatchReader:
         return pa.RecordBatchReader.from_batches(self.schema, self.batches())
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        while (batch := self._batches.get()) is not None:
-            yield batch
-        if self.error is not None:
-            raise self.error
+        try:
+            while (batch := self._batches.get()) is not None:
+                if isinstance(batch, Exception):
+                    raise batch
+                yield self._checked(batch)
+        except Exception as error:
+            self.error = error
+            raise
 
     def _parse(self) -> None:
         try:
             with ExitStack() as stack:
                 parquet = self.source.form == "parquet"
                 for batch in self._parquet_batches(stack) if parquet else self._csv_batches(stack):
-                    self._batches.put(self._checked(batch))
+                    self._batches.put(batch)
                     if self._stop.is_set():
                         return
-        except Exception as error:  # raised again where the batches are received
-            self.error = error
+        except Exception as error:  # raised where the batches are received
+            self._batches.put(error)
         self._batches.put(None)
 
     def _checked(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         check_batch(batch, self.source.spec)
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            self.nulls[name] += column.null_count
         for watch in self.watchers:
             watch(batch)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            self.nulls[name] += column.null_count
         self.rows += batch.num_rows
-        return self.geography.split(batch) if self.geography else batch
+        for rewrite in self._rewriters:
+            batch = rewrite(batch)
+        return batch
 
     def _csv_batches(self, stack: ExitStack) -> Iterator[pa.RecordBatch]:
         progress = stack.enter_context(bar(self.source.path.stat().st_size, self.source.path.name, unit="B"))

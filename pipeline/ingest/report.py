@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.progress import log
+from pipeline.ingest.batches import PublishTime
 from pipeline.ingest.readers import RawStream
 from pipeline.schemas.raw import DAY_MS
 from pipeline.schemas.tables import TABLES
@@ -15,7 +16,6 @@ from pipeline.schemas.tables import TABLES
 DAYS = 15
 #: The share of keys that do not find their row from which on that is worth a warning.
 _MANY = 0.1
-NO_DATE = "publish_time is no date"
 #: (table, key, the tables in one of which the key should be found)
 _JOINS = (
     ("clicks_train", "display_id", ("events",)),
@@ -64,9 +64,9 @@ class Report:
         """Note what went through a finished stream."""
         source, name = stream.source, stream.source.spec.name
         self.files[name] = {"form": source.form, "rows": stream.rows, "nulls": stream.nulls}
-        if stream.geography is not None:
-            self.dirt(name, "geo_location is --", stream.geography.nowhere, [])
-            self.dirt(name, "geo_location has over three parts", stream.geography.odd, stream.geography.examples)
+        for what, rows, examples in stream.dirt:
+            found = {"rows": rows, "examples": examples} if examples else {"rows": rows}
+            self.files[name].setdefault("dirt", {})[what] = found
         if source.empty:
             self.warn(f"{source.path.name}: has no rows; what they would tell is unknown")
         if source.unread:
@@ -75,12 +75,6 @@ class Report:
             self.warn(f"{source.path.name}: begins with a byte order mark, which was passed over")
         if source.carriage_returns:
             self.warn(f"{source.path.name}: has lines that end in CRLF, which were read like those that end in LF")
-
-    def dirt(self, file: str, what: str, rows: int, examples: list[str]) -> None:
-        """Note values that were read as unknown, or only in part, if there are any."""
-        if rows:
-            found = {"rows": rows, "examples": examples[:3]} if examples else {"rows": rows}
-            self.files[file].setdefault("dirt", {})[what] = found
 
     def drop(self, policy: str, first: str, what: str, count: int, rows: int) -> None:
         """Note what a policy dropped: `first` tells the first case, of `count` cases of `what` in `rows` rows."""
@@ -119,7 +113,7 @@ class Report:
         sample = self.files.get("sample_submission", {}).get("rows", test_displays)
         if sample != test_displays:
             self.warn(f"sample_submission has {sample} displays, clicks_test has {test_displays}")
-        unread = self.files["documents_meta"].get("dirt", {}).get(NO_DATE)
+        unread = self.files["documents_meta"].get("dirt", {}).get(PublishTime.NO_DATE)
         if unread:
             shown = ", ".join(map(repr, unread["examples"]))
             self.warn(

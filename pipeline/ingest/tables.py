@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from pipeline.ingest.checks import IN_RANGE, TimeRange, check_apart, check_clicks, check_duplicates, check_lengths
 from pipeline.ingest.page_views import page_views
-from pipeline.ingest.report import NO_DATE, parquet
+from pipeline.ingest.report import parquet
 from pipeline.ingest.staging import Build, ClickCount, finish, load, stage, write
-from pipeline.schemas.raw import DAY_MS, EPOCH_MS
 from pipeline.schemas.tables import TABLES
-
-#: A document published before 1990, or later than a day after the competition's 15 days, has no known time.
-_TIME = "try_cast(publish_time AS TIMESTAMP)"
-_IMPLAUSIBLE = {
-    NO_DATE: "epoch_ms(time) IS NULL",
-    "publish_time is before 1990": "time < TIMESTAMP '1990-01-01'",
-    "publish_time is after the competition": f"epoch_ms(time) > {EPOCH_MS + 16 * DAY_MS}",
-}
 
 
 def build_tables(build: Build, wanted_views: str) -> None:
@@ -25,8 +16,8 @@ def build_tables(build: Build, wanted_views: str) -> None:
     for name in ("clicks_train", "clicks_test"):
         check_lengths(build, name)
     events(build)
-    promoted_content(build)
-    documents_meta(build)
+    for name in ("promoted_content", "documents_meta"):
+        of_distinct(build, name)
     for name in ("documents_categories", "documents_topics", "documents_entities"):
         load(build, name, build.path(name))
     if "sample_submission" in build.inputs:  # no table comes of it, but its rows are checked like all others
@@ -68,34 +59,8 @@ def events(build: Build) -> None:
     staged.path.unlink()
 
 
-def promoted_content(build: Build) -> None:
-    staged = stage(build, "promoted_content", "ad_id")
+def of_distinct(build: Build, name: str) -> None:
+    """A table that has one row for each id of its first column."""
+    staged = stage(build, name, next(iter(TABLES[name])))
     check_duplicates(build, staged, "duplicate_key")
     finish(build, staged)
-
-
-def documents_meta(build: Build) -> None:
-    """Source, publisher and time of publication of each document; times that cannot be are null, and counted."""
-    staged = stage(build, "documents_meta", "document_id")
-    check_duplicates(build, staged, "duplicate_key")
-    timed = f"(SELECT *, {_TIME} AS time FROM {staged.rows(build.engine)})"
-    implausible = " OR ".join(_IMPLAUSIBLE.values())
-    write(
-        build,
-        "SELECT document_id, source_id, publisher_id, "
-        f"CASE WHEN NOT ({implausible}) THEN epoch_ms(time) - {EPOCH_MS} END AS publish_time "
-        f"FROM {timed} ORDER BY row",
-        build.path("documents_meta"),
-    )
-    counted = ", ".join(f"count(*) FILTER ({condition})" for condition in _IMPLAUSIBLE.values())
-    known = f"FROM {timed} WHERE publish_time IS NOT NULL"
-    (counts,) = build.engine.sql(f"SELECT {counted} {known}")
-    for (what, condition), count in zip(_IMPLAUSIBLE.items(), counts, strict=True):
-        # the farthest from the competition first
-        farthest = f"abs(epoch_ms(time) - {EPOCH_MS}) DESC, publish_time"
-        examples = (
-            f"SELECT publish_time {known} AND {condition} GROUP BY publish_time, time ORDER BY {farthest} LIMIT 3"
-        )
-        shown = [text for (text,) in build.engine.sql(examples)] if count else []
-        build.report.dirt("documents_meta", what, count, shown)
-    staged.path.unlink()
