@@ -215,6 +215,7 @@ class RawStream:
         return pa.RecordBatchReader.from_batches(self.schema, self.batches())
 
     def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows, checked; whatever goes wrong is raised at the batch that it is in."""
         try:
             while (batch := self._batches.get()) is not None:
                 if isinstance(batch, Exception):

@@ -18,6 +18,7 @@ import pytest
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.ingest import page_views
+from pipeline.ingest.batches import PublishTime
 from pipeline.ingest.staging import ClickCount
 from pipeline.schemas.raw import DAY_MS, EPOCH_MS, MOST_DAYS, RAW_FILES
 from pipeline.schemas.tables import TABLES
@@ -89,6 +90,30 @@ def test_values(world: World) -> None:
         (202, 2, None, None), (101, 3, 5, None), (102, 3, 5, None),
     ]  # fmt: skip
     assert world.table("documents_topics")[1] == (100, 16, pytest.approx(1e-5))
+
+
+def test_times_of_publication() -> None:
+    """Each text is read by itself, whatever stands beside it in the batch."""
+    at = 1465084800000 - EPOCH_MS
+    texts = {
+        "2016-06-05 00:00:00": at, "2016-06-05": at, "2016-06-05T00:00:01": at + 1000,
+        "2016-06-05 00:00:00.25": at + 250,
+        "2016-06-05 00:00:00.123456": at + 123, "2016-06-05T00:00:00Z": at, "2016-06-31 00:00:00": None, "soon": None,
+        "1989-12-31 23:59:59": None, "1990-01-01 00:00:00": 631152000000 - EPOCH_MS, "0000-01-01 00:00:00": None,
+        "2016-07-01 00:00:00": None, "2016-06-30 00:00:00": 1467244800000 - EPOCH_MS, None: None,
+    }  # fmt: skip
+    for rows in (list(texts), [text for text, time in texts.items() if time is not None], ["soon"], [None], []):
+        rewrite = PublishTime()
+        batch = pa.RecordBatch.from_arrays([pa.array(rows, pa.string())], ["publish_time"])
+        for part in (batch, batch.slice(1), batch.slice(0, 3)):
+            assert rewrite(part).column(0).to_pylist() == [texts[text] for text in part.column(0).to_pylist()]
+    rewrite = PublishTime()
+    rewrite(pa.RecordBatch.from_arrays([pa.array([*texts, "soon"], pa.string())], ["publish_time"]))
+    assert rewrite.dirt == [
+        ("publish_time is no date", 3, ["2016-06-31 00:00:00", "soon"]),
+        ("publish_time is before 1990", 2, ["0000-01-01 00:00:00", "1989-12-31 23:59:59"]),
+        ("publish_time is after the competition", 1, ["2016-07-01 00:00:00"]),
+    ]
 
 
 def test_report(world: World) -> None:
