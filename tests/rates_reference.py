@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 KEYS = {"ad": "ad_id", "ad_document": "ad_document_id", "campaign": "campaign_id", "advertiser": "advertiser_id"}
 Rows = list[dict[str, Any]]
@@ -68,3 +71,13 @@ def clicks_and_expected(
     if len(chosen) * scale < least:
         return 0.0, 0.0
     return sum(r["clicked"] for r in chosen) * scale, sum(27_720 // r["ads"] for r in chosen) * scale / 27_720
+
+
+def main_labels(table: Path, label: str) -> dict[int, int]:
+    """document_id -> its surest category (or topic), or its publisher."""
+    best: dict[int, tuple[float, int]] = {}
+    for row in pq.read_table(table).to_pylist():
+        if row[f"{label}_id"] is not None:
+            candidate = (row.get("confidence_level", 1.0), -row[f"{label}_id"])
+            best[row["document_id"]] = max(best.get(row["document_id"], candidate), candidate)
+    return {document: -negative for document, (_, negative) in best.items()}

@@ -18,11 +18,14 @@ from pipeline.features.base import Group, Inputs
 from pipeline.features.displays import Chunk, Columns, Walk, whole_numbers
 from pipeline.features.known import Known, pair, read_known, rows_fold
 from pipeline.features.smoothing import AD_KEYS, COUNTS, counts, gains, scale, sums
+from pipeline.features.subjects import SUBJECTS, strongest
 from pipeline.features.vectors import Attribute, Index, Names, read_attribute, read_index
 from pipeline.schemas.features import number
 
 Longs = NDArray[np.int64]
 
+#: What an ad is known by -> its column: beside its ids what its document is most about.
+KEYS = AD_KEYS | {f"ad_{subject}": f"ad_{subject}" for subject in SUBJECTS}
 DAY_PART_MS = 4 * 3_600_000
 #: What a place (or time) is named -> what it is. `state` holds its country, since their codes repeat.
 PLACES = {
@@ -41,8 +44,8 @@ _WITHIN = ">"
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What rows may know of the keys at each publisher (or source, page, ...): by name of AD_KEYS, by `pair` of the
-    places of the two in their indexes."""
+    """What rows may know of the keys at each publisher (or source, page, ...): by name of KEYS, by `pair` of the places
+    of the two in their indexes."""
 
     index: Index | Names
     gains: dict[str, Known]
@@ -54,24 +57,32 @@ def walk(engine: Engine, inputs: Inputs) -> Walk:
 
     Fewer than s shows count nothing: most pairs are that rare, and tell little. What is left is short.
     """
+    subjects = {f"ad_{subject}": read_attribute(engine, strongest(inputs, subject), subject) for subject in SUBJECTS}
     keys = {key: read_index(engine, inputs.history[key]) for key in AD_KEYS.values()}
+    keys |= {key: Index(np.unique(subject.ids)) for key, subject in subjects.items()}
     sites = {place: read_attribute(engine, _of_documents(inputs, place), place) for place in _OF_PAGE}
     places = {place: _read_place(engine, inputs, keys, place, known) for place, known in _gains(inputs)}
     more = (*AD_KEYS.values(), "timestamp", "platform")
-    return Walk(lambda chunk: _describe(inputs, keys, sites, places, chunk), more, texts=("country", "state"))
+    return Walk(lambda chunk: _describe(inputs, keys, subjects, sites, places, chunk), more, texts=("country", "state"))
 
 
 def _describe(
-    inputs: Inputs, keys: dict[str, Index], sites: dict[str, Attribute], places: dict[str, _Place], chunk: Chunk
+    inputs: Inputs,
+    keys: dict[str, Index],
+    subjects: dict[str, Attribute],
+    sites: dict[str, Attribute],
+    places: dict[str, _Place],
+    chunk: Chunk,
 ) -> Columns:
     columns = {}
     display = chunk.display_of_row
     fold = rows_fold(inputs, chunk)
-    known_keys = {key: index.places(chunk.more[key]) for key, index in keys.items()}
+    ids = chunk.more | {key: subject.of(chunk.more["ad_document_id"]) for key, subject in subjects.items()}
+    known_keys = {key: index.places(ids[key]) for key, index in keys.items()}
     for name, at_display in _at_displays(sites, chunk).items():
         place = places[name]
         at = place.index.places(at_display)[display]
-        for ad, key in AD_KEYS.items():
+        for ad, key in KEYS.items():
             columns[f"{ad}_by_{name}"] = place.gains[ad].of(pair(at, known_keys[key], len(keys[key])), fold)
     return columns
 
@@ -95,7 +106,7 @@ def _read_place(engine: Engine, inputs: Inputs, keys: dict[str, Index], place: s
     text = pa.types.is_string(rows[place].type)
     index = Names(rows[place].unique()) if text else Index(np.unique(whole_numbers(rows[place])))
     found = {}
-    for at, (name, key) in enumerate(AD_KEYS.items()):
+    for at, (name, key) in enumerate(KEYS.items()):
         own = rows.filter(pc.field("name") == at)
         there = index.places(own[place] if text else whole_numbers(own[place]))
         ids = pair(there, keys[key].places(whole_numbers(own["key"])), len(keys[key]))
@@ -104,7 +115,7 @@ def _read_place(engine: Engine, inputs: Inputs, keys: dict[str, Index], place: s
 
 
 def _gains(inputs: Inputs) -> Iterator[tuple[str, ir.Table]]:
-    """For each place the look-up of `gain` by name (its place in AD_KEYS), key, PLACE, where a row may know enough."""
+    """For each place the look-up of `gain` by name (its place in KEYS), key, PLACE, where a row may know enough."""
     folds, least = inputs.smoothing.folds, inputs.smoothing.strength / scale(inputs)
     everywhere = _by_names(inputs, counts(inputs.history, ["ad_id"], folds), ["fold"])
     for place in PLACES:
@@ -120,20 +131,28 @@ def _frequent(inputs: Inputs, by_ad: ir.Table, place: str) -> ir.Table:
 
 
 def _by_names(inputs: Inputs, by_ad: ir.Table, more: list[str], often: ir.Table | None = None) -> ir.Table:
-    """The counts of ads by name (its place in AD_KEYS), key, and `more`; only those that are `often` shown.
+    """The counts of ads by name (its place in KEYS), key, and `more`; only those that are `often` shown.
 
     A campaign's counts are sums over its ads, so history is counted but once.
     """
-    by_ad = inputs.once(by_ad)
-    ads = inputs.table("promoted_content").rename(ad_document_id="document_id")
+    by_ad, ads = inputs.once(by_ad), inputs.once(_ads(inputs))
     named = []
-    for at, key in enumerate(AD_KEYS.values()):
+    for at, key in enumerate(KEYS.values()):
         counted = by_ad if key == "ad_id" else by_ad.inner_join(ads.filter(ads[key].notnull()), "ad_id")
         named.append(counted.select(*more, *COUNTS, name=ibis.literal(at, "int8"), key=counted[key]))
     table = ibis.union(*named)
     if often is not None:
         table = table.semi_join(often, ["name", "key", more[0]])
     return sums(table, ["name", "key", *more])
+
+
+def _ads(inputs: Inputs) -> ir.Table:
+    """ad_id, and what else the ad is known by: all columns of KEYS."""
+    table = inputs.table("promoted_content").rename(ad_document_id="document_id")
+    for subject in SUBJECTS:
+        known = strongest(inputs, subject).rename({f"ad_{subject}": subject})
+        table = look_up(table, inputs.once(known), {"ad_document_id": "document_id"})
+    return table.select(*KEYS.values())
 
 
 def _at(inputs: Inputs, table: ir.Table, place: str) -> ir.Table:
@@ -160,8 +179,11 @@ def _of_documents(inputs: Inputs, place: str) -> ir.Table:
 GROUP = Group(
     scope="out-of-fold",
     columns=tuple(
-        number(f"{name}_by_{place}", f"log of clicks over what the {name}'s lift lets expect, smoothed, by {meaning}")
-        for name in AD_KEYS
+        number(
+            f"{name}_by_{place}",
+            f"log of clicks over what the lift of the {name.replace('_', ' ')} lets expect, smoothed, by {meaning}",
+        )
+        for name in KEYS
         for place, meaning in PLACES.items()
     ),
     walk=walk,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ibis
 import ibis.expr.types as ir
 
 from pipeline.core.relational import look_up
 from pipeline.features.base import Group, Inputs
-from pipeline.features.subjects import SUBJECTS, Subject, about
+from pipeline.features.subjects import SUBJECTS, strongest
 from pipeline.schemas.features import category, number
 from pipeline.schemas.raw import DAY_MS
 
@@ -19,9 +18,9 @@ _SIDES = {"page": "document_id", "ad": "ad_document_id"}
 def build(inputs: Inputs) -> ir.Table:
     table = inputs.impressions
     meta = inputs.table("documents_meta").select("document_id", "source_id", "publisher_id", "publish_time")
-    strongest = [inputs.once(_strongest(inputs, subject)) for subject in SUBJECTS]
+    subjects = [inputs.once(strongest(inputs, subject).rename({f"{subject}_id": subject})) for subject in SUBJECTS]
     for side, key in _SIDES.items():
-        for known in (meta, *strongest):
+        for known in (meta, *subjects):
             names = {f"{side}_{name}": name for name in known.columns if name != "document_id"}
             table = look_up(table, known.rename(names), {key: "document_id"})
     for side, key in _SIDES.items():
@@ -38,14 +37,6 @@ def _signed_log(milliseconds: ir.Value) -> ir.Value:
     """Signed log(1 + days): the first days matter most."""
     days = milliseconds.cast("float64") / DAY_MS
     return days.sign() * (days.abs() + 1).ln()
-
-
-def _strongest(inputs: Inputs, subject: Subject) -> ir.Table:
-    """document_id -> SUBJECT_id: what the document is most surely about; of equals the lowest id."""
-    table = about(inputs, subject)
-    surest = ibis.window(group_by="document_id", order_by=[table.weight.desc(), table.id])
-    table = table.mutate(place=ibis.row_number().over(surest))
-    return table.filter(table.place == 0).select("document_id", **{f"{subject}_id": "id"})
 
 
 def _add_views_before(inputs: Inputs, table: ir.Table, side: str, key: str) -> ir.Table:

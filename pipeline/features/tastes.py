@@ -14,7 +14,7 @@ import ibis.expr.types as ir
 from pipeline.core.relational import LookUp, look_up, look_up_all
 from pipeline.features.base import Group, Inputs
 from pipeline.features.smoothing import counts, fold, gains, key_of
-from pipeline.features.subjects import SUBJECTS, Label, about
+from pipeline.features.subjects import SUBJECTS, Label, about, strongest
 from pipeline.schemas.features import Scope, number
 
 _MANY = 2**32  # more than any id: ids are ranked by weight * _MANY - id, so the lowest of equals wins
@@ -76,10 +76,10 @@ def _with_subject(inputs: Inputs, table: ir.Table, subject: Label) -> ir.Table:
 
 
 def _main(inputs: Inputs, label: Label) -> ir.Table:
-    """document_id -> id: the category (or topic) of each document that has the greatest confidence; its publisher."""
-    table = about(inputs, label)
-    rank = (table.weight * 1e6).cast("int64") * _MANY - table.id.cast("int64")
-    return inputs.once(table.group_by("document_id").aggregate(id=table.id.argmax(rank)))
+    """document_id -> id: the category (or topic) that each document is most about; its publisher."""
+    if label in SUBJECTS:
+        return inputs.once(strongest(inputs, label).rename(id=label))
+    return about(inputs, label).select("document_id", "id")
 
 
 def _met(inputs: Inputs, impressions: ir.Table, views: ir.Table, read: str, label: Label) -> ir.Table:

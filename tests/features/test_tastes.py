@@ -12,19 +12,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.rates_reference import Rows, clicks_and_expected, grouped
+from tests.rates_reference import Rows, clicks_and_expected, grouped, main_labels
 
 TABLES = {"category": "documents_categories", "topic": "documents_topics", "publisher": "documents_meta"}
-
-
-def main_labels(table: Path, label: str) -> dict[int, int]:
-    """document_id -> its surest category (or topic), or its publisher."""
-    best: dict[int, tuple[float, int]] = {}
-    for row in pq.read_table(table).to_pylist():
-        if row[f"{label}_id"] is not None:
-            candidate = (row.get("confidence_level", 1.0), -row[f"{label}_id"])
-            best[row["document_id"]] = max(best.get(row["document_id"], candidate), candidate)
-    return {document: -negative for document, (_, negative) in best.items()}
 
 
 def favourites(rows: Rows, views: Path, promoted: set[int], main: dict[int, int], read: str) -> list[int | None]:
