@@ -1,4 +1,4 @@
-"""Where an ad is clicked more than elsewhere: its click rate at the place and time of the display against its own."""
+"""Where an ad, or what it is about, is clicked more than elsewhere: its click rate there and then against its own."""
 
 from __future__ import annotations
 
