@@ -59,7 +59,7 @@ def walk(engine: Engine, inputs: Inputs) -> Walk:
     """
     subjects = {f"ad_{subject}": read_attribute(engine, strongest(inputs, subject), subject) for subject in SUBJECTS}
     keys = {key: read_index(engine, inputs.history[key]) for key in AD_KEYS.values()}
-    keys |= {key: Index(np.unique(subject.ids)) for key, subject in subjects.items()}
+    keys |= {key: Index(np.unique(subject.ids[:-1])) for key, subject in subjects.items()}
     sites = {place: read_attribute(engine, _of_documents(inputs, place), place) for place in _OF_PAGE}
     places = {place: _read_place(engine, inputs, keys, place, known) for place, known in _gains(inputs)}
     more = (*AD_KEYS.values(), "timestamp", "platform")

@@ -60,22 +60,21 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """What each document is known by: its publisher, its main topic, ... ids: (M,), as the documents."""
+    """What each document is known by: its publisher, its main topic, ... ids: (M + 1,), as the documents, then -1."""
 
     documents: Index
     ids: Longs
 
     def of(self, documents: Longs) -> Longs:
         """(n,), -1 where it is unknown."""
-        places = self.documents.places(documents)
-        return np.where(places < 0, -1, self.ids[places])
+        return self.ids[self.documents.places(documents)]
 
 
 def read_attribute(engine: Engine, table: ir.Table, name: str) -> Attribute:
     """From document_id and the column `name`, both known and no document twice."""
     rows = engine.to_arrow(table.select("document_id", name).order_by("document_id"))
     documents, ids = (rows[column].to_numpy().astype(np.int64) for column in ("document_id", name))
-    return Attribute(Index(documents), ids)
+    return Attribute(Index(documents), np.append(ids, -1))
 
 
 @dataclass(frozen=True, slots=True)

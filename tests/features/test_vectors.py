@@ -40,6 +40,8 @@ def test_attributes_and_indexes_are_read_in_any_order(tmp_path: Path, engine: Du
     assert attribute.of(np.array([5, 3, 2, -1, 9])).tolist() == [70, -1, 80, -1, 70]
     assert index.places(np.array([80, 9, 70, 90])).tolist() == [1, -1, 0, 2]
     assert len(index) == 3
+    nothing = read_attribute(engine, sources.filter(sources.source > 90), "source")
+    assert nothing.of(np.array([5, -1])).tolist() == [-1, -1]
 
 
 @pytest.fixture
