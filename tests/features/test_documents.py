@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tests.rates_reference import main_labels
+
 DAY_MS = 86_400_000
 
 
@@ -21,19 +23,12 @@ def signed_log(later: int | None, earlier: int | None) -> float | None:
     return math.copysign(math.log1p(abs(days)), days)
 
 
-def strongest(tables: Path, table: str, name: str) -> dict[int, int]:
-    pairs = defaultdict(list)
-    for row in pq.read_table(tables / f"{table}.parquet").to_pylist():
-        pairs[row["document_id"]].append((-row["confidence_level"], row[f"{name}_id"]))
-    return {document: min(of)[1] for document, of in pairs.items()}
-
-
 def test_documents(
     values_of: Callable[..., Any], sparse: tuple[Path, Path], documents: dict[int, dict[str, Any]]
 ) -> None:
     known = {name: {d: row[f"{name}_id"] for d, row in documents.items()} for name in ("source", "publisher")}
-    known["category"] = strongest(sparse[0], "documents_categories", "category")
-    known["topic"] = strongest(sparse[0], "documents_topics", "topic")
+    known["category"] = main_labels(sparse[0] / "documents_categories.parquet", "category")
+    known["topic"] = main_labels(sparse[0] / "documents_topics.parquet", "topic")
     published = {d: row["publish_time"] for d, row in documents.items()}
     views: dict[int, Counter[int]] = defaultdict(Counter)
     for row in pq.read_table(sparse[0] / "document_views.parquet").to_pylist():
