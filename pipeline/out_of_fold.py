@@ -42,7 +42,7 @@ class OutOfFoldConfig:
 
     def __post_init__(self) -> None:
         check(len(self.models) > 0, "models: expected the name of one model or more, found none")
-        check(self.folds >= 2, f"folds: must be 2 or more, found {self.folds}")
+        check(2 <= self.folds <= 127, f"folds: must be from 2 to 127, found {self.folds}")
 
 
 def out_of_fold(
@@ -67,12 +67,9 @@ def out_of_fold(
     if history.displays < folds:
         raise InputError(f"{history.folder}: expected at least {folds} displays, found {history.displays}")
     display_id = np.asarray(history.array("display_id"))
-    fold = (tie_hash(display_id, np.zeros_like(display_id)) % np.uint64(folds)).astype(np.int64)
-    score = np.empty(history.rows, np.float32)
-    for f in range(folds):
-        rows = np.repeat(fold == f, np.diff(history.offsets))
-        fit = replace(options, left_out=fold == f)
-        score[rows] = mean_logits([_fold(kind, c, encoded, fit)[rows] for c in seeded(config, seeds)])
+    fold = (tie_hash(display_id, np.zeros_like(display_id)) % np.uint64(folds)).astype(np.int8)
+    fit = replace(options, left_out=fold)
+    score = mean_logits([_scores(kind, c, encoded, fit) for c in seeded(config, seeds)])
     log.info("%s: out-of-fold MAP@12 %.5f of history", name, map12(score, labels_of(history)))
     target = read_scores(predictions, encoded.part("target"))
     field = _field(name, model.reads(encoded), score)
@@ -89,8 +86,8 @@ def able(kind: Kind, config: Any) -> FactorizationModel:
     return model
 
 
-def _fold(kind: Kind, config: Any, encoded: Encoded, options: FitOptions) -> NDArray[np.float32]:
-    """Scores (N,) of history by a fit without options.left_out; kept for a second run of a killed one."""
+def _scores(kind: Kind, config: Any, encoded: Encoded, options: FitOptions) -> NDArray[np.float32]:
+    """Scores (N,) of history by fits without options.left_out; kept for a second run of a killed one."""
     name = fingerprint(kind, config, encoded, options)
     kept = options.checkpoint / f"{name}.npy" if options.checkpoint else None
     if kept is not None and kept.exists():

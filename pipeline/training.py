@@ -107,7 +107,7 @@ def mean_logits(scores: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 def fingerprint(kind: Kind, config: Any, encoded: Encoded, options: FitOptions) -> str:
     """Changes with the data, the config, what the fit leaves out and any code, so that no fit is taken for another."""
     code = (path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
-    left_out = b"" if options.left_out is None else np.packbits(options.left_out).tobytes()
+    left_out = b"" if options.left_out is None else options.left_out.tobytes()
     what = repr((kind.name, config, options.length, encoded.digest, left_out)).encode()
     return hashlib.sha256(b"\n".join([what, *code])).hexdigest()[:16]
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.factorization.displays import Displays as Read
+from pipeline.factorization.training import Learner
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field, write_fields
 from pipeline.schemas.impressions import COLD, Part
 
@@ -255,3 +257,10 @@ def write_mixed(folder: Path, displays: int = 120, seed: int = 0) -> Encoded:
 def part_of(folder: Path, fields: Sequence[Field], displays: Displays) -> EncodedPart:
     """A part by itself."""
     return write_encoded(folder, fields, displays, displays.unlabelled()).part("history")
+
+
+def scored(learner: Learner, displays: Read) -> NDArray[np.float32]:
+    """What a factorization model's learner makes of all rows (N,)."""
+    found = np.empty(len(displays.clicked), np.float32)
+    learner.score(displays, np.arange(len(displays.offsets) - 1), found)
+    return found

@@ -129,7 +129,7 @@ def test_a_fold_that_older_code_scored_is_scored_again(
         patched.setattr("pipeline.out_of_fold.write_scores", interrupted)
         with pytest.raises(KeyboardInterrupt):
             scored(world, tmp_path / "killed")
-    assert len(list((tmp_path / "killed/checkpoint").glob("*.npy"))) == FOLDS
+    assert len(list((tmp_path / "killed/checkpoint").glob("*.npy"))) == 1
     monkeypatch.setattr(training, "__file__", str(tmp_path / "changed" / "training.py"))
     assert (scored(world, tmp_path / "killed") / "base/history.npy").read_bytes() == expected
 
@@ -139,22 +139,23 @@ def interrupted(*arguments: Any) -> None:
 
 
 def test_a_killed_run_goes_on(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one fold was given before the end is not computed again, and the result is the same."""
-    expected = (scored(world, tmp_path / "whole") / "base/history.npy").read_bytes()
+    """What one seed's fits gave before the end is not computed again, and the result is the same."""
+    seeds = 2
+    expected = (scored(world, tmp_path / "whole", seeds=seeds) / "base/history.npy").read_bytes()
     fits, fit = [], FactorizationModel.fit
 
     def counted(self: FactorizationModel, encoded: Encoded, options: FitOptions) -> Any:
         fits.append(options)
-        if len(fits) == FOLDS:
+        if len(fits) == seeds:
             raise KeyboardInterrupt
         return fit(self, encoded, options)
 
     monkeypatch.setattr(FactorizationModel, "fit", counted)
     with pytest.raises(KeyboardInterrupt):
-        scored(world, tmp_path / "killed")
+        scored(world, tmp_path / "killed", seeds=seeds)
     assert not (tmp_path / "killed/s/base").exists()
-    assert (scored(world, tmp_path / "killed") / "base/history.npy").read_bytes() == expected
-    assert len(fits) == FOLDS + 1
+    assert (scored(world, tmp_path / "killed", seeds=seeds) / "base/history.npy").read_bytes() == expected
+    assert len(fits) == seeds + 1
     assert not (tmp_path / "killed/checkpoint").exists()
 
 

@@ -43,7 +43,7 @@ def factorization(
     def held_out_loss(rate: float) -> float:
         model, kept = build(rate), benchmark.held_in()
         displays = int(np.searchsorted(history.offsets, kept))
-        left_out = np.arange(history.displays) >= displays
+        left_out = np.where(np.arange(history.displays) < displays, -1, 0).astype(np.int8)
         model.fit(rows, FitOptions(runtime=options.runtime, length=options.length, left_out=left_out))
         return float(log_loss(model.predict(history)[kept:], history.array("clicked")[kept:]))
 

@@ -7,6 +7,7 @@ numeric field that has a bucketised twin is read as its twin.
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -48,7 +49,7 @@ class Side(NamedTuple):
 class Displays(NamedTuple):
     """D displays with N rows: display d has the rows offsets[d]:offsets[d + 1].
 
-    clicked: (N,) uint8, 0 if unknown. most: ads in a display at most.
+    clicked: (N,) uint8, 0 if unknown. most: ads in a display at most. left_out: (D,) int8, see FitOptions.
     """
 
     offsets: NDArray[np.int64]
@@ -56,6 +57,7 @@ class Displays(NamedTuple):
     shared: Side
     own: Side
     most: int
+    left_out: NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +154,28 @@ Ranges = Sequence[tuple[int, int]]
 _List = tuple[NDArray[np.int64] | None, NDArray[np.int32], NDArray[np.float32] | None]
 
 
-class Reader:
-    """Reads a part's fields. left_out: (D,) bool, displays that `shuffled` must not give; None for none."""
+class _Memory:
+    """Arrays that are used again. The system hands memory out page by page, as it is first touched, and on a virtual
+    machine so does its host: that took longer than to fill it."""
 
-    def __init__(self, part: EncodedPart, inputs: Inputs, left_out: NDArray[np.bool_] | None = None) -> None:
-        self.part, self.inputs, self.left_out = part, inputs, left_out
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def empty(self, name: str, shape: tuple[int, ...], kind: type[Any]) -> NDArray[Any]:
+        """An array, as np.empty; the last one of this name is lost."""
+        size = math.prod(shape)
+        if name not in self._arrays or len(self._arrays[name]) < size:
+            self._arrays[name] = np.empty(size + size // 16, kind)  # buffers are much alike
+        return self._arrays[name][:size].reshape(shape)
+
+
+class Reader:
+    """Reads a part's fields. left_out: (D,) int8, see FitOptions; None: no display is. What it yields is lost when the
+    next is asked for."""
+
+    def __init__(self, part: EncodedPart, inputs: Inputs, left_out: NDArray[np.int8] | None = None) -> None:
+        self.part, self.inputs = part, inputs
+        self.left_out = np.full(part.displays, -1, np.int8) if left_out is None else left_out
         self._blocks = -(-part.displays // BLOCK)
         self._labels = np.asarray(part.array("clicked")) if part.labelled else None
 
@@ -175,14 +194,11 @@ class Reader:
             else:
                 jobs.append((buffer, order_seed, skip))
                 skip = 0
-        ranges = [[self._range(int(b)) for b in buffer] for buffer, _, _ in jobs]
-        loads = [partial(self._load, chosen) for chosen in ranges]
-        for (_, order_seed, first), chosen, displays in zip(jobs, ranges, _ahead(loads), strict=True):
+        loads = [partial(self._load, [self._range(int(b)) for b in buffer]) for buffer, _, _ in jobs]
+        for (_, order_seed, first), displays in zip(jobs, _ahead(loads), strict=True):
             order = np.random.default_rng(order_seed).permutation(len(displays.offsets) - 1)
-            kept = None if self.left_out is None else ~_taken(self.left_out, chosen)
-            for start in range(first * STEP, len(order), STEP):  # as many steps, whatever is left out
-                step = order[start : start + STEP]
-                yield displays, step if kept is None else step[kept[step]]
+            for start in range(first * STEP, len(order), STEP):
+                yield displays, order[start : start + STEP]
 
     def in_order(self, displays: Sequence[slice] | None = None) -> Iterator[tuple[slice, Displays]]:
         """All displays, or those of some ranges, in their order, block by block, each with the rows that it holds, as
@@ -208,51 +224,61 @@ class Reader:
     def _displays(self, blocks: NDArray[np.int64]) -> int:
         return sum(stop - start for start, stop in map(self._range, blocks.tolist()))
 
-    def _load(self, displays: Ranges) -> Displays:
+    def _load(self, displays: Ranges, memory: _Memory) -> Displays:
         offsets = self.part.offsets
         rows = [(int(offsets[start]), int(offsets[stop])) for start, stop in displays]
         borders = _joined([offsets[start : stop + 1] for start, stop in displays])
         clicked = np.zeros(int(borders[-1]), np.uint8) if self._labels is None else _taken(self._labels, rows)
-        items = _Items(self.part, displays, rows, borders)
+        items = _Items(self.part, displays, rows, borders, memory)
         shared = items.side(self.inputs.shared, "display", self.inputs.pairs["display"])
         own = items.side(self.inputs.own, "impression", self.inputs.pairs["impression"])
-        return Displays(borders, clicked, shared, own, int(np.diff(borders).max()))
+        return Displays(borders, clicked, shared, own, int(np.diff(borders).max()), _taken(self.left_out, displays))
 
 
-def _ahead(loads: Sequence[Callable[[], Displays]]) -> Iterator[Displays]:
-    """Each result in turn; the next one is loaded in the background meanwhile."""
+def _ahead(loads: Sequence[Callable[[_Memory], Displays]]) -> Iterator[Displays]:
+    """Each result in turn; the next one is loaded in the background meanwhile, into the memory of the last one."""
+    memories = _Memory(), _Memory()
     with ThreadPoolExecutor(1) as background:
-        pending = [background.submit(load) for load in loads[:1]]
-        for following in [*loads[1:], None][: len(loads)]:
+        pending = [background.submit(load, memories[0]) for load in loads[:1]]
+        for number in range(1, len(loads) + 1):
             loaded = pending.pop().result()
-            if following is not None:
-                pending.append(background.submit(following))
+            pending += [background.submit(load, memories[number % 2]) for load in loads[number : number + 1]]
             yield loaded
 
 
 @dataclass(frozen=True, slots=True)
 class _Items:
-    """Some displays of a part and their rows, of which fields are read. borders: (D + 1,) their rows, counted anew."""
+    """Some displays of a part and their rows, of which fields are read. borders: (D + 1,) their rows, counted anew.
+    memory: for what is read."""
 
     part: EncodedPart
     displays: Ranges
     rows: Ranges
     borders: NDArray[np.int64]
+    memory: _Memory
 
     def side(self, columns: Sequence[_Column], per: Literal["display", "impression"], pairs: int) -> Side:
         """All columns of one side, item by item."""
         n, fields = len(self.borders) - 1 if per == "display" else int(self.borders[-1]), len(columns)
-        lists = [self._cross(column) if column.other else self._list(column.field) for column in columns]
+
+        def empty(name: str, *shape: int, kind: type[Any] = np.int32) -> NDArray[Any]:
+            return self.memory.empty(f"{per} {name}", shape, kind)
+
+        lists = [
+            self._cross(column, f"{per} {j}") if column.other else self._list(column.field)
+            for j, column in enumerate(columns)
+        ]
         bits = np.array([0 if column.other else column.hash_bits or 0 for column in columns], np.int64)
         first = np.array([column.first for column in columns], np.int64)
         several = np.array([j for j, (offsets, _, _) in enumerate(lists) if offsets is not None], np.int64)
-        lengths = np.empty((len(several), n), np.int32)
+        lengths = empty("lengths", len(several), n)
         for row, j in zip(lengths, several, strict=True):
             row[:] = np.diff(lists[j][0])
-        starts = filling.starts_of(fields, several, lengths)
-        ids, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+        starts = empty("starts", n * fields + 1)
+        filling.put_starts(fields, several, lengths, starts)
+        ids, values = empty("ids", int(starts[-1])), empty("values", int(starts[-1]), kind=np.float32)
         single = np.setdiff1d(np.arange(fields), several)
-        codes = np.empty((len(single), n), np.int32)
+        codes = empty("codes", len(single), n)
         for row, j in zip(codes, single, strict=True):
             row[:] = lists[j][1]
         filling.put_codes(starts, single, fields, first[single], bits[single], codes, ids, values)
@@ -275,8 +301,9 @@ class _Items:
         ids, weights = (_taken(self.part.field(field.name, kind), inner) for kind in ("ids", "weights"))
         return _joined(pieces), ids, weights
 
-    def _cross(self, column: _Column) -> _List:
-        """All pairs of the values of two fields, hashed; a pair's weight is the product of theirs and the cross's."""
+    def _cross(self, column: _Column, name: str) -> _List:
+        """All pairs of the values of two fields, hashed; a pair's weight is the product of theirs and the cross's.
+        name: of its memory."""
         assert column.other is not None
         assert column.hash_bits is not None
         both: list[Any] = []
@@ -288,9 +315,13 @@ class _Items:
             if field.per == "display" and column.per == "impression":
                 item = np.repeat(item, np.diff(self.borders))
             both.append((item, offsets, codes, weights))
+        offsets = self.memory.empty(f"{name} offsets", (len(both[0][0]) + 1,), np.int64)
+        filling.cross_offsets(*both[0][:2], *both[1][:2], offsets)
+        codes = self.memory.empty(f"{name} codes", (int(offsets[-1]),), np.int32)
+        weights = self.memory.empty(f"{name} weights", (int(offsets[-1]),), np.float32)
         salt = zlib.crc32(f"{column.field.name} x {column.other.name}".encode())
-        found: _List = filling.cross(both[0], both[1], np.float32(column.weight), salt, column.hash_bits)
-        return found
+        filling.cross(*both, np.float32(column.weight), salt, column.hash_bits, codes, weights)
+        return offsets, codes, weights
 
 
 def _taken(array: NDArray[Any] | Computed, ranges: Ranges) -> NDArray[Any]:

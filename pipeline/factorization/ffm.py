@@ -306,10 +306,12 @@ def learn(
 
 
 @compiled
-def score(x: Displays, table: Any, stride: int, bias: float, k: Any, normalize: bool, s: Any, out: Any) -> None:
-    """The logit of every row (N,) into `out`. stride: how far apart the blocks of two ids are."""
+def score(
+    x: Displays, which: Any, table: Any, stride: int, bias: float, k: Any, normalize: bool, s: Any, out: Any
+) -> None:  # fmt: skip
+    """The logits of some displays' rows into `out` (N,). stride: how far apart the blocks of two ids are."""
     block = block_size(x.shared.pairs + x.own.pairs, len(k))
-    for d in range(len(x.offsets) - 1):
+    for d in which:
         n = _logits(x, d, table, stride, block, k, normalize, bias, s)
         for i in range(n):
             out[x.offsets[d] + i] = s.logit[i]

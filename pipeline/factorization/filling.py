@@ -13,6 +13,9 @@ from numba import int32, uint32, uint64
 
 from pipeline.core.compiled import compiled
 
+#: Items whose fields are written one after the other: few enough for all that they hold to stay in the cache.
+_TILE = 32
+
 
 @compiled
 def _id(code: int, first: int, bits: int) -> int:
@@ -31,14 +34,13 @@ def all_ids(size: int, first: int, bits: int) -> Any:
 
 
 @compiled
-def starts_of(fields: int, several: Any, lengths: Any) -> Any:
+def put_starts(fields: int, several: Any, lengths: Any, starts: Any) -> None:
     """Where the values of each field of each item start (n * fields + 1,), if it has one, but for some fields.
 
     several: (m,) these fields, from the first to the last. lengths: (m, n) how many values each item has there.
     """
-    n = lengths.shape[1]
-    starts = np.zeros(n * fields + 1, np.int32)
-    for i in range(n):
+    starts[0] = 0
+    for i in range(lengths.shape[1]):
         at, following = i * fields, 0
         for j in range(fields):
             count = 1
@@ -46,7 +48,6 @@ def starts_of(fields: int, several: Any, lengths: Any) -> Any:
                 count = lengths[following, i]
                 following += 1
             starts[at + j + 1] = starts[at + j] + count
-    return starts
 
 
 @compiled
@@ -57,11 +58,13 @@ def put_codes(
 
     which, first, bits: (m,) of each of these fields. codes: (m, n).
     """
-    for i in range(codes.shape[1]):
+    for begin in range(0, codes.shape[1], _TILE):
+        end = min(begin + _TILE, codes.shape[1])
         for j in range(len(which)):
-            at = starts[i * fields + which[j]]
-            ids[at] = _id(codes[j, i], first[j], bits[j])
-            values[at] = 1
+            for i in range(begin, end):
+                at = starts[i * fields + which[j]]
+                ids[at] = _id(codes[j, i], first[j], bits[j])
+                values[at] = 1
 
 
 @compiled
@@ -79,27 +82,29 @@ def put_lists(
 
 
 @compiled
-def cross(a: Any, b: Any, weight: float, salt: int, bits: int) -> Any:
-    """All pairs of the values of two lists for each item: (n + 1,) offsets, hashed codes, products of the weights.
+def cross_offsets(item_a: Any, offsets_a: Any, item_b: Any, offsets_b: Any, offsets: Any) -> None:
+    """Where the pairs of each item begin (n + 1,), and how many there are. item_a, item_b, ...: as of `cross`."""
+    offsets[0] = 0
+    for i in range(len(item_a)):
+        u, v = item_a[i], item_b[i]
+        offsets[i + 1] = offsets[i] + (offsets_a[u + 1] - offsets_a[u]) * (offsets_b[v + 1] - offsets_b[v])
+
+
+@compiled
+def cross(a: Any, b: Any, weight: float, salt: int, bits: int, codes: Any, weights: Any) -> None:
+    """All pairs of the values of two lists for each item: hashed codes, products of the weights.
 
     a, b: the list of each item (n,), and the lists' offsets, codes and weights. weight: one more factor of each.
     """
     item_a, offsets_a, codes_a, weights_a = a
     item_b, offsets_b, codes_b, weights_b = b
-    n = len(item_a)
-    offsets = np.zeros(n + 1, np.int64)
-    for i in range(n):
-        u, v = item_a[i], item_b[i]
-        offsets[i + 1] = offsets[i] + (offsets_a[u + 1] - offsets_a[u]) * (offsets_b[v + 1] - offsets_b[v])
-    codes, weights = np.empty(offsets[n], np.int32), np.empty(offsets[n], np.float32)
     at = 0
-    for i in range(n):
+    for i in range(len(item_a)):
         for u in range(offsets_a[item_a[i]], offsets_a[item_a[i] + 1]):
             for v in range(offsets_b[item_b[i]], offsets_b[item_b[i] + 1]):
                 codes[at] = _mixed(codes_a[u], codes_b[v], salt) >> uint64(64 - bits)
                 weights[at] = weight * weights_a[u] * weights_b[v]
                 at += 1
-    return offsets, codes, weights
 
 
 @compiled

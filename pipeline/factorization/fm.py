@@ -157,9 +157,11 @@ def learn(
 
 
 @compiled
-def score(x: Displays, table: Any, stride: int, bias: float, k: Any, normalize: bool, s: Any, out: Any) -> None:
-    """The logit of every row (N,) into `out`. stride: how far apart the vectors of two ids are."""
-    for d in range(len(x.offsets) - 1):
+def score(
+    x: Displays, which: Any, table: Any, stride: int, bias: float, k: Any, normalize: bool, s: Any, out: Any
+) -> None:  # fmt: skip
+    """The logits of some displays' rows into `out` (N,). stride: how far apart the vectors of two ids are."""
+    for d in which:
         n = _logits(x, d, table, stride, k, normalize, bias, s)
         for i in range(n):
             out[x.offsets[d] + i] = s.logit[i]

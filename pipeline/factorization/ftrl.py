@@ -9,8 +9,10 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import int64
 
 from pipeline.core.compiled import compiled, inlined
+from pipeline.core.simd import prefetch
 from pipeline.factorization.displays import Displays
 from pipeline.factorization.losses import residuals
 
@@ -49,6 +51,14 @@ def _updates(side: Any, item: int, table: Any, g: float, alpha: float, beta: flo
         _update(table, ids[v], g * values[v], alpha, beta, l1, l2)
 
 
+@inlined
+def _fetch(side: Any, item: int, table: Any) -> None:
+    """Bring what an item reads into the cache, while the processor works on another."""
+    starts, ids, _, fields, _ = side
+    for v in range(starts[item * fields], starts[(item + 1) * fields]):
+        prefetch(table, int64(ids[v]) * 2)
+
+
 @compiled
 def learn(
     x: Displays, order: Any, table: Any, listwise: bool, alpha: float, beta: float, l1: float, l2: float, most: int
@@ -58,14 +68,18 @@ def learn(
     most: ads in a display at most. What the ads share is read once, and the sum of their gradients is one step there.
     """
     logit, residual = np.empty(most, np.float32), np.empty(most, np.float32)
-    bias, loss = len(table) - 1, 0.0
-    for d in order:
+    bias, loss, flat = len(table) - 1, 0.0, table.reshape(-1)
+    for at in range(len(order)):
+        d, following = order[at], order[min(at + 1, len(order) - 1)]
         first, n = x.offsets[d], x.offsets[d + 1] - x.offsets[d]
         shared = _linear(x.shared, d, table, alpha, beta, l1, l2)
         shared += weight(table[bias, 0], table[bias, 1], alpha, beta, l1, l2)
         for i in range(n):
             logit[i] = shared + _linear(x.own, first + i, table, alpha, beta, l1, l2)
         loss += residuals(logit, n, x.clicked, first, listwise, residual)
+        _fetch(x.shared, following, flat)
+        for row in range(x.offsets[following], x.offsets[following + 1]):
+            _fetch(x.own, row, flat)
         together = 0.0
         for i in range(n):
             together += residual[i]
@@ -76,9 +90,9 @@ def learn(
 
 
 @compiled
-def score(x: Displays, table: Any, alpha: float, beta: float, l1: float, l2: float, out: Any) -> None:
-    """The logit of every row (N,) into `out`."""
-    for d in range(len(x.offsets) - 1):
+def score(x: Displays, which: Any, table: Any, alpha: float, beta: float, l1: float, l2: float, out: Any) -> None:
+    """The logits of some displays' rows into `out` (N,)."""
+    for d in which:
         bias = weight(table[len(table) - 1, 0], table[len(table) - 1, 1], alpha, beta, l1, l2)
         shared = bias + _linear(x.shared, d, table, alpha, beta, l1, l2)
         for row in range(x.offsets[d], x.offsets[d + 1]):

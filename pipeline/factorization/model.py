@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from pipeline.core import stopping
 from pipeline.core.compiled import digest
 from pipeline.core.files import read_json, write_json
+from pipeline.core.runtime import RuntimeConfig
 from pipeline.factorization.displays import Cross, Inputs, readable
+from pipeline.factorization.folds import Folds
 from pipeline.factorization.training import (
     FactorizationConfig,
     Learner,
@@ -49,6 +51,8 @@ class FactorizationModel:
     ) -> None:
         self.make, self.config, self.crosses, self.cross_bits, self.linear = make, config, crosses, cross_bits, linear
         self.learner: Learner | None = None
+        self.runtime = RuntimeConfig()
+        self.left_out: NDArray[np.int8] | None = None
         self.fields: list[Field] = []
         self.crossed: Crosses = []
 
@@ -57,7 +61,12 @@ class FactorizationModel:
         self.fields = readable(encoded, encoded.select(config.groups, config.fields, config.scopes), config.fields)
         self.crossed = self.crosses(encoded)
         inputs = self._inputs()
-        self.learner = self.make(inputs, config, history)
+        self.runtime, self.left_out = options.runtime, options.left_out
+        if options.left_out is None:
+            self.learner = self.make(inputs, config, history)
+        else:
+            fits = range(int(options.left_out.max()) + 1)
+            self.learner = Folds([self.make(inputs, config, history) for _ in fits], options.runtime.cores)
         checkpoint = options.checkpoint
         if checkpoint is not None:
             checkpoint = checkpoint / self._fingerprint(encoded, options)
@@ -73,9 +82,12 @@ class FactorizationModel:
         return [*chosen, *(field for cross in self.crosses(encoded) for field in (cross.first, cross.second))]
 
     def predict(self, part: EncodedPart) -> NDArray[np.float32]:
+        """After a fit with options.left_out: of history, each display by the fit that has left it out."""
         if self.learner is None:
             raise ValueError("fit or load the model before predicting")
-        return predict(self.learner, self._inputs(), part, self.config)
+        if self.left_out is not None and len(self.left_out) != part.displays:
+            raise ValueError(f"{part.folder}: a model that leaves displays of history out scores history alone")
+        return predict(self.learner, self._inputs(), part, self.config, self.runtime.cores, left_out=self.left_out)
 
     def save(self, folder: Path) -> None:
         if self.learner is None:
@@ -97,7 +109,7 @@ class FactorizationModel:
 
     def _fingerprint(self, encoded: Encoded, options: FitOptions) -> str:
         """Changes with the data, the config and the code, so that a run never goes on from what no longer fits."""
-        left_out = b"" if options.left_out is None else np.packbits(options.left_out).tobytes()
+        left_out = b"" if options.left_out is None else options.left_out.tobytes()
         what = self.config, options.length, encoded.digest, [f.name for f in self.fields], zlib.crc32(left_out)
         own = "\n".join(inspect.getsource(module) for module in (sys.modules[self.make.__module__], stopping))
         return hashlib.sha256(f"{what}\n{digest(Path(__file__).parent)}\n{own}".encode()).hexdigest()[:16]

@@ -90,13 +90,11 @@ class TableLearner(ABC):
         arguments = flat, self.bias, self.k, listwise, c.normalize, c.learning_rate, self.l2, scratch
         return float(self.kernels.learn(displays, order, *arguments))
 
-    def score(self, displays: Displays) -> NDArray[np.float32]:
+    def score(self, displays: Displays, which: NDArray[np.int64], out: NDArray[np.float32]) -> None:
         scratch = self.kernels.Scratch.make(*self.shape, self.config.k, displays.most)
-        found = np.empty(len(displays.clicked), np.float32)
         flat, stride = self.table.reshape(-1), self.table.shape[1] * self.size
         arguments = flat, stride, float(self.bias[0]), self.k, self.config.normalize, scratch
-        self.kernels.score(displays, *arguments, found)
-        return found
+        self.kernels.score(displays, which, *arguments, out)
 
     def state(self) -> Arrays:
         return {"table": self.table, "bias": self.bias}

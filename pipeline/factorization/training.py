@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,6 +27,9 @@ from pipeline.schemas.predictions import labels_of, within_display_logits
 
 Arrays = dict[str, NDArray[Any]]
 
+#: Where the hours that threads save begin to count more than that every run is the same.
+HOGWILD_DISPLAYS = 4_000_000
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FactorizationConfig:
@@ -36,7 +40,8 @@ class FactorizationConfig:
     hash_bits: fold all ids into a table of 2 ** hash_bits rows; None: a row for each id.
     loss: listwise is the likelihood of the data (one click a display); pointwise takes each impression by itself.
     hogwild: all threads change the table at once and without locks (Niu et al. 2011): faster on large data, where two
-    threads seldom meet, but no two runs are the same. Else one thread learns, while another reads ahead.
+    threads seldom meet, but no two runs are the same. Else one thread learns, while another reads ahead. None: from
+    HOGWILD_DISPLAYS displays on.
     epochs: at most; evaluations: how often an epoch is interrupted to measure; patience: how many evaluations
     in a row may bring no gain before training stops.
     """
@@ -46,7 +51,7 @@ class FactorizationConfig:
     scopes: tuple[Scope, ...] = ()
     hash_bits: int | None = None
     loss: Literal["listwise", "pointwise"] = "listwise"
-    hogwild: bool = False
+    hogwild: bool | None = None
     epochs: int = 5
     evaluations: int = 1
     patience: int = 1
@@ -71,8 +76,9 @@ class Learner(Protocol):
         """Take a step for each of some displays, in their order; returns the sum of their losses in nats."""
         ...
 
-    def score(self, displays: Displays) -> NDArray[np.float32]:
-        """Scores (N,) of all rows."""
+    def score(self, displays: Displays, which: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """Write the scores of the rows of some displays into `out` (N,); several threads may, of displays of their
+        own."""
         ...
 
     def state(self) -> Arrays:
@@ -98,10 +104,12 @@ class Trainer:
         config: FactorizationConfig,
         runtime: RuntimeConfig,
         history: EncodedPart,
-        left_out: NDArray[np.bool_] | None = None,
+        left_out: NDArray[np.int8] | None = None,
     ) -> None:
-        self.learner, self.inputs, self.config = learner, inputs, config
-        self.threads = runtime.cores if config.hogwild else 1
+        self.learner, self.inputs, self.config, self.cores = learner, inputs, config, runtime.cores
+        hogwild = history.displays >= HOGWILD_DISPLAYS if config.hogwild is None else config.hogwild
+        fits = 1 if left_out is None else int(left_out.max()) + 1  # see Folds: these share the cores already
+        self.threads = max(1, runtime.cores // fits) if hogwild else 1
         self.reader = Reader(history, inputs, left_out)
         self.steps = self.reader.steps_an_epoch()
         if not self.steps:
@@ -149,7 +157,7 @@ class Trainer:
     def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
         state = self.progress
         displays = drawn(slice(0, target.displays), MEASURED_DISPLAYS)
-        score = predict(self.learner, self.inputs, target, self.config, displays)
+        score = predict(self.learner, self.inputs, target, self.config, self.cores, displays)
         found = quality(score, labels_of(target, displays))
         if state.evaluated(found.worth, self.config.patience, **found.shown):
             self._best = self.learner.weights()
@@ -179,15 +187,18 @@ def predict(
     inputs: Inputs,
     part: EncodedPart,
     config: FactorizationConfig,
+    threads: int,
     displays: Sequence[slice] | None = None,
+    left_out: NDArray[np.int8] | None = None,
 ) -> NDArray[np.float32]:
     """The scores (N,) of all rows, or of some ranges of displays, as logits of a click: a listwise model's are turned
     into them within each display."""
     offsets = part.offsets_of(part.whole if displays is None else displays)
     score = np.empty(offsets[-1], dtype=np.float32)
-    with bar(len(score), "predicting") as shown:
-        for rows, read in Reader(part, inputs).in_order(displays):
-            score[rows] = learner.score(read)
+    with bar(len(score), "predicting") as shown, ThreadPoolExecutor(threads) as pool:
+        for rows, read in Reader(part, inputs, left_out).in_order(displays):
+            shares = np.array_split(np.arange(len(read.offsets) - 1), threads)
+            list(pool.map(partial(learner.score, read, out=score[rows]), shares))
             shown.update(rows.stop - rows.start)
     return within_display_logits(score, offsets) if config.loss == "listwise" else score
 

@@ -68,10 +68,8 @@ class LogisticRegression:
         listwise = self.config.loss == "listwise"
         return float(ftrl.learn(displays, order, self.table, listwise, *self.rates, displays.most))
 
-    def score(self, displays: Displays) -> NDArray[np.float32]:
-        found = np.empty(len(displays.clicked), np.float32)
-        ftrl.score(displays, self.table, *self.rates, found)
-        return found
+    def score(self, displays: Displays, which: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        ftrl.score(displays, which, self.table, *self.rates, out)
 
     def state(self) -> Arrays:
         return {"table": self.table}

@@ -17,8 +17,9 @@ class FitOptions:
     """How to fit, as opposed to what.
 
     length: for how many epochs or rounds to train; None to stop early, by MAP@12 and loss of the (labelled) target.
-    left_out: (D,) bool, the displays of history from which the model must not learn (factorization models
-    alone can do that); None for none.
+    left_out: (D,) int8, for several fits at once, of factorization models: k says that the k-th must not learn from the
+    display, -1 that all are to. There are as many as the largest says, and `predict` scores each display of history by
+    the one that has left it out. None: one fit to all displays.
     checkpoint: a folder for what a killed run needs to go on; None for none. It is removed when the fit is done.
     rank: which of `runtime.machines` this process is, where they fit a model together; None: it fits alone.
     report: called with (step, MAP@12) at every evaluation; may raise to end the fit.
@@ -26,7 +27,7 @@ class FitOptions:
 
     runtime: RuntimeConfig
     length: float | None = None
-    left_out: NDArray[np.bool_] | None = None
+    left_out: NDArray[np.int8] | None = None
     checkpoint: Path | None = None
     rank: int | None = None
     report: Callable[[int, float], None] = field(default=lambda step, score: None)

@@ -108,6 +108,16 @@ def test_crosses(world: Encoded, a: str, b: str) -> None:
     assert len(set(codes.values())) == len(codes) > 5
 
 
+def test_a_pair_can_be_crossed_twice(world: Encoded) -> None:
+    """What is read of one cross does not take the place of another."""
+    inputs = Inputs([], None, named_crosses(world, ["page x ad", "page x ad * 2", "entity x ad"]), 20)
+    ((_, found),) = Reader(world.part("history"), inputs).in_order()
+    once, twice, entities = (lists(found.own)[j::3] for j in range(3))
+    assert [[(i, 2 * x) for i, x in item] for item in once] == twice
+    assert sum(map(len, entities)) > 100
+    assert not {i for item in once for i, _ in item}.intersection(i for item in entities for i, _ in item)
+
+
 def test_crosses_are_checked(world: Encoded) -> None:
     with pytest.raises(ParameterError, match=r"crosses: adx not encoded; there are ad, age"):
         named_crosses(world, ["page x adx"])

@@ -125,6 +125,62 @@ def test_hogwild_learns_as_well(
     assert (max(dealt[0]), max(dealt[1])) == (10, 5)
 
 
+def test_threads_race_where_there_is_much_to_learn_from(
+    world: Encoded, runtime: RuntimeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not where several fits share them, and not if the parameters forbid it."""
+    history, inputs = world.part("history"), displays.Inputs(list(world.fields.values()))
+    config, runtime = load_kind("lr").config(), replace(runtime, threads=2)
+    learner = LogisticRegression(inputs, config, history)
+
+    def threads(hogwild: bool | None = None, fits: int = 1) -> int:
+        left_out = np.arange(history.displays, dtype=np.int8) % (fits + 1) - 1
+        chosen = replace(config, hogwild=hogwild)
+        return training.Trainer(learner, inputs, chosen, runtime, history, left_out).threads
+
+    monkeypatch.setattr(training, "HOGWILD_DISPLAYS", history.displays)
+    assert [threads(), threads(fits=2), threads(hogwild=False)] == [2, 1, 1]
+    monkeypatch.setattr(training, "HOGWILD_DISPLAYS", history.displays + 1)
+    assert [threads(), threads(hogwild=True)] == [1, 2]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_fits_beside_each_other(
+    name: str, world: Encoded, runtime: RuntimeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is what it would be alone, scores what it has left out, and goes on where it was killed."""
+    kind, history = load_kind(name), world.part("history")
+    left_out = np.random.default_rng(1).integers(-1, 3, history.displays).astype(np.int8)
+    options = FitOptions(runtime=replace(runtime, threads=2), length=2.0, checkpoint=tmp_path)
+
+    def scores(by: NDArray[np.int8]) -> NDArray[np.float32]:
+        model = kind.build(kind.config(checkpoint_minutes=0.0))
+        model.fit(world, replace(options, left_out=by))
+        with pytest.raises(ValueError, match="scores history alone"):
+            model.predict(world.part("target"))
+        return model.predict(history)
+
+    step, done = training.Trainer._step, []
+
+    def dying(self: Any, *arguments: Any) -> None:
+        if len(done) == 17:
+            raise KilledError
+        done.append(1)
+        step(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Trainer, "_step", dying)
+        with pytest.raises(KilledError):
+            scores(left_out)
+    found, by = scores(left_out), np.repeat(left_out, np.diff(history.offsets))
+    for k in range(3):
+        alone = scores(np.where(left_out == k, 0, -1).astype(np.int8))
+        np.testing.assert_array_equal(found[by == k], alone[by == k])
+        assert not np.array_equal(found[by == (k + 1) % 3], alone[by == (k + 1) % 3])
+        if not k:
+            np.testing.assert_array_equal(found[by < 0], alone[by < 0])
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_hashed_into_a_small_table(name: str, world: Encoded, runtime: RuntimeConfig) -> None:
     """With room for all ids it learns; all in two rows, it cannot tell the ads apart."""

@@ -19,7 +19,7 @@ from pipeline.models.fm import Config as FMConfig
 from pipeline.models.lr import Config as LRConfig
 from pipeline.models.lr import LogisticRegression
 from pipeline.schemas.encoded import Encoded
-from tests.synthetic import MIXED, alike, mixed, write_encoded
+from tests.synthetic import MIXED, alike, mixed, scored, write_encoded
 
 KINDS = ["fm", "ffm", "ffm linear"]
 #: Of `ffm linear`: fields of all kinds that it does not pair.
@@ -95,7 +95,7 @@ def learner_of(kind: str, world: Encoded, **values: Any) -> tuple[TableLearner, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits(world: Encoded, kind: str, normalize: bool) -> None:
     learner, displays = learner_of(kind, world, normalize=normalize)
-    table, found, row = learner.table[:, 0].astype(float), learner.score(displays), 0
+    table, found, row = learner.table[:, 0].astype(float), scored(learner, displays), 0
     for d in range(len(displays.offsets) - 1):
         for row in range(int(displays.offsets[d]), int(displays.offsets[d + 1])):
             expected = 0.3 + naive_logit(kind, displays, d, row, table, learner.config)
@@ -247,7 +247,7 @@ def test_ftrl(world: Encoded, loss: Any, l1: float) -> None:
     zero = (np.abs(expected[:, 0]) <= l1) & (expected[:, 1] > 0)
     assert zero.any() == (l1 > 0), "l1 gives exact zeros"
     assert w.shape == expected.shape
-    weights, found = [naive_weight(z, n, config) for z, n in learner.table], learner.score(displays)
+    weights, found = [naive_weight(z, n, config) for z, n in learner.table], scored(learner, displays)
     for d in range(len(displays.offsets) - 1):
         for row in range(int(displays.offsets[d]), int(displays.offsets[d + 1])):
             fields = values_of(displays.shared, d) + values_of(displays.own, row)

@@ -26,7 +26,18 @@ from pipeline.nn.reading import Reader
 from pipeline.nn.rows import Gradient, add_up
 from pipeline.schemas.encoded import Encoded, EncodedPart
 from pipeline.schemas.fitting import FitOptions
-from tests.synthetic import MIXED, Bag, Displays, categorical, draw_clicks, mixed, multi, write_encoded, write_mixed
+from tests.synthetic import (
+    MIXED,
+    Bag,
+    Displays,
+    categorical,
+    draw_clicks,
+    mixed,
+    multi,
+    scored,
+    write_encoded,
+    write_mixed,
+)
 
 Floats = NDArray[np.float64]
 
@@ -145,7 +156,7 @@ def test_deepfm_without_a_hidden_layer_is_fm(tmp_path: Path) -> None:
             learner.table[column.ids(), 0] = np.roll(rows[first : first + field.size], -1, axis=1)  # weights last
     learner.bias[0] = network.linear.bias.item()
     ((_, read),) = factorization.Reader(part, own).in_order()
-    np.testing.assert_allclose(learner.score(read), logits_of(network, part, inputs), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scored(learner, read), logits_of(network, part, inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_gradient_of_the_table(world: Encoded) -> None:
