@@ -31,11 +31,11 @@ import duckdb
 from benchmarks.measure import ROOT, machine, table
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.ingest.batches import Geography
 from pipeline.ingest.config import IngestConfig
 from pipeline.ingest.page_views import page_views
 from pipeline.ingest.readers import open_input
 from pipeline.ingest.report import Report
+from pipeline.ingest.rewriters import Geography
 from pipeline.ingest.staging import Build, load
 from pipeline.ingest.tables import clicks_test, clicks_train, events, of_distinct
 from pipeline.schemas.raw import RAW_FILES

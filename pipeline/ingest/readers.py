@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import InputError
 from pipeline.core.files import zip_members
 from pipeline.core.progress import bar
-from pipeline.ingest.batches import NULLS, REWRITERS, Dirt, arrow_schema, check_batch, to_schema
+from pipeline.ingest.batches import NULLS, arrow_schema, check_batch, to_schema
+from pipeline.ingest.rewriters import REWRITERS, Dirt
 from pipeline.schemas.raw import RawColumn, RawFile
 
 #: Bytes of text that become one record batch.

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.progress import log
-from pipeline.ingest.batches import PublishTime
 from pipeline.ingest.readers import RawStream
+from pipeline.ingest.rewriters import PublishTime
 from pipeline.schemas.raw import DAY_MS
 from pipeline.schemas.tables import TABLES
 

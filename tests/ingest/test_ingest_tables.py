@@ -18,7 +18,7 @@ import pytest
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.ingest import page_views
-from pipeline.ingest.batches import PublishTime
+from pipeline.ingest.rewriters import PublishTime
 from pipeline.ingest.staging import ClickCount
 from pipeline.schemas.raw import DAY_MS, EPOCH_MS, MOST_DAYS, RAW_FILES
 from pipeline.schemas.tables import TABLES
