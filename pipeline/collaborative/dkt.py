@@ -32,6 +32,7 @@ from pipeline.collaborative.products import bag_sums, in_blocks, one_thread
 from pipeline.collaborative.viewed import CLICKED, PASSED, VIEWED, Traced
 from pipeline.core.config import check
 from pipeline.core.progress import bar
+from pipeline.nn.adam import Adam
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,7 +186,7 @@ def fit_traces(traced: Traced, attributes: Attributes, config: DKTConfig) -> dic
     """The network of each morning: it goes on learning each night from the users of the day."""
     torch.manual_seed(config.seed)
     network = Tracer(attributes.weights.shape[1], config)
-    optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, fused=True)
+    optimizer = Adam(network.parameters(), config.learning_rate)
     order = np.random.default_rng(config.seed)
     ids, document = np.unique(traced.document, return_inverse=True)
     known_documents = normalised(attributes.rows(ids))
@@ -206,7 +207,6 @@ def fit_traces(traced: Traced, attributes: Attributes, config: DKTConfig) -> dic
                     used, local = np.unique(document[at], return_inverse=True)
                     batch = Batch.of(local.reshape(at.shape), traced.what[at], traced.time[at], known)
                     loss = network.loss(known_documents[used], batch)
-                    optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
             if axes is None:

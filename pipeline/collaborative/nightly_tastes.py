@@ -13,13 +13,14 @@ from pipeline.collaborative.mult_vae import MultVAE, Tastes, VAEConfig
 from pipeline.collaborative.products import one_thread
 from pipeline.collaborative.viewed import Viewed
 from pipeline.core.progress import bar
+from pipeline.nn.adam import Adam
 
 
 def fit_tastes(viewed: Viewed, attributes: Attributes, config: VAEConfig) -> dict[int, Tastes]:
     """The network of each morning; the views of day v are first known on the morning of day v + 1."""
     torch.manual_seed(config.seed)
     model = MultVAE(list(attributes.subjects.values()), config)
-    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
+    optimizer = Adam(model.parameters(), config.learning_rate)
     random, order = torch.Generator().manual_seed(config.seed), np.random.default_rng(config.seed)
     popularity = np.zeros(attributes.weights.shape[1])
     mornings: dict[int, Tastes] = {}
@@ -36,7 +37,6 @@ def fit_tastes(viewed: Viewed, attributes: Attributes, config: VAEConfig) -> dic
                 for first in range(0, len(shuffled), config.batch):
                     chosen = users[shuffled[first : first + config.batch]]
                     loss = model.loss(chosen, config.beta * min(1.0, batches / config.anneal), random)
-                    optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
                     batches += 1

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.core import processes
 from pipeline.nn import exchange
+from pipeline.nn.adam import Adam
 from pipeline.nn.batches import Batch
 from pipeline.nn.dropout import draw_seed, random_numbers
 from pipeline.nn.functions import array
@@ -49,7 +50,7 @@ class Optimizer:
             raise TypeError("use nn.dropout.Dropout: torch's own is not repeatable on several threads")
         self.network, self.loss, self.l2, self.threads = network, loss, l2, threads
         self.dense = [p for p in network.parameters() if p.requires_grad]
-        self.adam = torch.optim.Adam(self.dense, lr=rate, fused=True)
+        self.adam = Adam(self.dense, rate)
         tables = [module for module in network.modules() if isinstance(module, FieldEmbedding)]
         self.rows = {table: RowOptimizer(table, rows, row_rate, threads, start) for table in tables}
         self.compiled = network.train().compiled() if isinstance(network, Network) and processes.count() == 1 else None

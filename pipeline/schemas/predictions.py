@@ -34,8 +34,15 @@ def write_predictions(path: Path, part: EncodedPart, score: NDArray[np.float32])
             offsets = part.offsets[start : start + _CHUNK_DISPLAYS + 1]
             rows = slice(offsets[0], offsets[-1])
             displays = np.repeat(display_id[start : start + _CHUNK_DISPLAYS], np.diff(offsets))
-            columns = [displays, np.asarray(ad_id[rows]), score[rows].astype(np.float32)]
-            writer.write_table(pa.table([pa.array(column) for column in columns], schema=SCHEMA))
+            columns = (displays, ad_id[rows], score[rows])
+            arrays = [_array(kind, column) for kind, column in zip(SCHEMA.types, columns, strict=True)]
+            writer.write_table(pa.table(arrays, schema=SCHEMA))
+
+
+def _array(kind: pa.DataType, column: NDArray[Any]) -> pa.Array:
+    """pa.array would load pandas, which takes as long as many a fit on a small world."""
+    buffer = pa.py_buffer(np.ascontiguousarray(column, kind.to_pandas_dtype()))
+    return pa.Array.from_buffers(kind, len(column), [None, buffer])
 
 
 def read_scores(path: Path, part: EncodedPart) -> NDArray[np.float32]:
