@@ -70,6 +70,8 @@ def main() -> None:
         sys.exit(f"{truth}: the labels of clicks_test are not known; run `dvc repro` with data.source: simulated")
     labels, oracle = known
     predictions = options.run / "artifacts/predictions/submission"
+    if not (predictions / "ad_ctr.parquet").exists():
+        sys.exit(f"{predictions}: what ad CTR comes to is missing; run `dvc repro refit_baseline@ad_ctr`")
     scores = {path.stem: read_scores(path, target) for path in sorted(predictions.glob("*.parquet"))}
     scores |= {"blend": read_scores(options.run / "artifacts/blend/submission.parquet", target), "oracle": oracle}
     if all(name in encoded.fields for name in SCRIPT):
