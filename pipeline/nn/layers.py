@@ -28,7 +28,7 @@ from torch.nn import functional
 from pipeline.nn import functions
 from pipeline.nn.batches import Batch, Inputs, Side, Values
 from pipeline.nn.dropout import Dropout, draw_seed
-from pipeline.nn.norms import NORM_EPSILON, Norm
+from pipeline.nn.norms import Norm
 from pipeline.nn.passes import Between
 from pipeline.nn.pruning import prune
 from pipeline.nn.terms import DeepTerm, Joined, LinearTerm, Logit, Sides
@@ -199,18 +199,20 @@ def input_sizes(inputs: Inputs, size: int) -> tuple[int, int]:
 
 
 class MLP(nn.Module):
-    """Linear, norm (none unless named), ReLU, dropout for each hidden size, then one logit; no hidden layer: 0.
+    """Linear, norm (if there is one), ReLU, dropout for each hidden size, then one logit; no hidden layer: 0.
 
     On a CPU terms.DeepTerm computes what `layers` say, in fewer passes over memory.
     """
 
-    def __init__(self, inputs: tuple[int, int], hidden: Sequence[int], dropout: float, norm: str = "none") -> None:
+    def __init__(
+        self, inputs: tuple[int, int], hidden: Sequence[int], dropout: float, norm: Norm | None = None
+    ) -> None:
         super().__init__()
         self.hidden, self.dropout, self.norm = len(hidden), dropout, norm
         layers: list[nn.Module] = []
         for i, size in enumerate(hidden):
             layers.append(nn.Linear(hidden[i - 1], size) if i else Shared(inputs, size))
-            layers += [Norm(norm)] * (norm != "none") + [nn.ReLU(), Dropout(dropout)]
+            layers += [*([] if norm is None else [norm]), nn.ReLU(), Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1, bias=False)) if hidden else None
 
     def weights(self) -> list[Tensor]:
@@ -226,5 +228,6 @@ class MLP(nn.Module):
             return Logit(tensors=(torch.as_tensor(self.layers(x.sides())).squeeze(1),))
         drop = self.dropout if self.training else 0.0
         seeds = np.array([draw_seed() if drop else 0 for _ in range(self.hidden)], np.int64)
-        between = Between(self.norm != "none", self.norm == "layer", NORM_EPSILON, drop, seeds)
+        norm = self.norm or Norm("none")
+        between = Between(norm.name != "none", norm.name == "layer", norm.epsilon, drop, seeds)
         return Logit(deep=DeepTerm(x, list(self.parameters()), between))

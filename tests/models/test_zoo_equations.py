@@ -55,11 +55,11 @@ def norm(name: str, x: Floats, epsilon: float = NORM_EPSILON) -> Floats:
     return (x - (x.mean() if name == "layer" else 0)) / np.sqrt(variance + epsilon)
 
 
-def naive_mlp(layers: Any, x: Floats, hidden_norm: str = "none") -> float:
+def naive_mlp(layers: Any, x: Floats, hidden_norm: str = "none", epsilon: float = NORM_EPSILON) -> float:
     linears = [m for m in layers if isinstance(m, (torch.nn.Linear, Shared))]
     for layer in linears[:-1]:
         x = layer.weight.detach().numpy().astype(float) @ x + layer.bias.detach().numpy().astype(float)
-        x = np.maximum(norm(hidden_norm, x), 0)
+        x = np.maximum(norm(hidden_norm, x, epsilon), 0)
     return float((linears[-1].weight.detach().numpy().astype(float) @ x)[0])
 
 
@@ -79,7 +79,7 @@ def test_normdnn(world: Encoded, inputs: Inputs, embedding_norm: Any, hidden_nor
         displays = len(inputs.display.embedded)
         normed = [norm(embedding_norm, e, config.epsilon) for e in terms.embeddings]
         h_0 = np.concatenate([*normed[:displays], terms.numbers[:gap], *normed[displays:], terms.numbers[gap:]])
-        expected = naive_linear(network, terms) + naive_mlp(network.mlp.layers, h_0, hidden_norm)
+        expected = naive_linear(network, terms) + naive_mlp(network.mlp.layers, h_0, hidden_norm, config.epsilon)
         assert found[row] == pytest.approx(expected, abs=1e-5, rel=1e-5)
 
 

@@ -251,7 +251,7 @@ def test_compiled_mlp(norm: str, of_embeddings: str | None, hidden: tuple[int, .
     torch.manual_seed(0)
     fields, size = (2, 3), 4
     sizes = fields[0] * size + numbers[0], fields[1] * size + numbers[1]
-    mlp, batch = MLP(sizes, hidden, 0.3, norm).double(), make_batch()
+    mlp, batch = MLP(sizes, hidden, 0.3, Norm(norm, 1e-2) if norm != "none" else None).double(), make_batch()
     embeddings = Sides(drawn(len(LENGTHS), fields[0], size), drawn(ROWS, fields[1], size), batch)
     x = Sides(drawn(len(LENGTHS), numbers[0]).detach(), drawn(ROWS, numbers[1]).detach(), batch)
     joined = Joined(embeddings, x, Norm(of_embeddings, 1e-3) if of_embeddings else None)
@@ -274,7 +274,7 @@ def test_products_of_many_rows() -> None:
     nothing = torch.empty(0)
     values = Values(torch.empty(int(lengths.sum()), 0), nothing, nothing, nothing, nothing)
     batch = Batch(values, values, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]), None)
-    mlp = MLP((5 * 8 + 3, 9 * 8), (37, 50), 0.0, "layer").double()
+    mlp = MLP((5 * 8 + 3, 9 * 8), (37, 50), 0.0, Norm("layer")).double()
     embeddings = Sides(drawn(70, 5, 8), drawn(batch.rows, 9, 8), batch)
     numbers = Sides(drawn(70, 3).detach(), torch.empty(batch.rows, 0).double(), batch)
     joined, leaves = Joined(embeddings, numbers), [embeddings.display, embeddings.impression, *mlp.parameters()]
