@@ -59,7 +59,7 @@ def fit(engine: Engine, sources: Sources, config: Config) -> Callable[[Part], Wa
         engine.write_by_ranges(
             sources.impressions(part),
             "display_id",
-            partial(_before, engine, sources, part),
+            partial(_before, engine, sources, part, config.length),
             paths[part],
             order_by=_BEFORE,
         )
@@ -69,9 +69,10 @@ def fit(engine: Engine, sources: Sources, config: Config) -> Callable[[Part], Wa
 _BEFORE = ("display_id", "delay", "what", "document_id")
 
 
-def _before(engine: Engine, sources: Sources, part: Part, rows: ir.Table) -> ir.Table:
+def _before(engine: Engine, sources: Sources, part: Part, most: int, rows: ir.Table) -> ir.Table:
     """display_id, delay (ms, negative), what, document_id: what users of some displays viewed before, and what became
-    of the ads in history's displays."""
+    of the ads in history's displays, of `most` of them, the latest: else a user's rows would grow with the square of
+    its displays."""
     displays = rows.filter(rows.first).select("display_id", "user_id", "timestamp")
     views = engine.table(sources.views(part))
     views = views.filter(views.delay < 0).semi_join(displays, "display_id")
@@ -79,6 +80,8 @@ def _before(engine: Engine, sources: Sources, part: Part, rows: ir.Table) -> ir.
     shown = engine.once(shown_documents(engine.table(sources.impressions("history")))).rename(shown_at="timestamp")
     pairs = displays.inner_join(shown, "user_id")
     pairs = pairs.filter(pairs.shown_at < pairs.timestamp).mutate(delay=ibis._.shown_at - ibis._.timestamp)
+    latest = ibis.window(group_by="display_id", order_by=[ibis.desc(name) for name in _BEFORE[1:]])
+    pairs = pairs.mutate(place=ibis.row_number().over(latest)).filter(ibis._.place < most)
     return ibis.union(pairs.select(*_BEFORE), views.select(*_BEFORE))
 
 

@@ -91,18 +91,18 @@ def test_a_sample_has_whole_users(tables: Path, sparse: tuple[Path, Path], engin
 def test_before_a_display(
     sparse: tuple[Path, Path], views: dict[str, Path], engine: DuckDBEngine, tmp_path: Path
 ) -> None:
-    """Of target's displays, too, the ads are those of history."""
+    """Of target's displays, too, the ads are those of history; of the earlier ones, the latest."""
     tables, split = sparse
     sources = Sources(tables, split, views["validation"])
     shown = shown_to(pq.read_table(split / "history.parquet").to_pylist())
-    met = 0
+    met, most, more = 0, 4, 0
     for part in ("history", "target"):
         viewed = defaultdict(list)
         for row in pq.read_table(sources.views(part)).to_pylist():
             if row["delay"] < 0:
                 viewed[row["display_id"]].append((row["delay"], VIEWED, row["document_id"]))
         rows = engine.table(sources.impressions(part))
-        engine.write(dkt._before(engine, sources, part, rows).order_by(dkt._BEFORE), tmp_path / "before.parquet")
+        engine.write(dkt._before(engine, sources, part, most, rows).order_by(dkt._BEFORE), tmp_path / "before.parquet")
         found = defaultdict(list)
         for row in pq.read_table(tmp_path / "before.parquet").to_pylist():
             found[row["display_id"]].append((row["delay"], row["what"], row["document_id"]))
@@ -110,8 +110,9 @@ def test_before_a_display(
             if row["first"]:
                 now, expected = row["timestamp"], viewed[row["display_id"]]
                 if row["user_id"] is not None:
-                    ads = shown[row["user_id"]]
-                    expected = expected + [(time - now, what, ad) for time, what, ad in ads if time < now]
-                    met += any(time < now for time, _, _ in ads)
+                    ads = sorted((time - now, what, ad) for time, what, ad in shown[row["user_id"]] if time < now)
+                    expected = expected + ads[-most:]
+                    met, more = met + bool(ads), more + (len(ads) > most)
                 assert found[row["display_id"]] == sorted(expected)
     assert met > 50
+    assert more > 10
