@@ -38,10 +38,11 @@ PARAMS: dict[str, Any] = {
         "trees": {"kind": "lightgbm", "rounds": 8, "evaluate_every": 2},
         "network": {"kind": "deepfm", "hidden": [8], "batch_displays": 32, **LONG},
         "machine": {"kind": "ffm", **LONG},
+        "several": {"kind": "ffm", "seeds": 2, **LONG},
     },
     "leaves": {"trees": 45, "num_leaves": 4, "min_data_in_leaf": 5},
     "tuning": {"trials": TRIALS, "displays": 100, "seed": 3},
-    "out_of_fold": {"models": ["machine"]},
+    "out_of_fold": {"models": ["several"]},
     "blend": {"members": ["one", "two"], "folds": 3},
     "runtime": {"threads": 1, "device": "cpu", "temp_directory": "temporary"},
 }
@@ -141,17 +142,17 @@ def test_train(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_out_of_fold(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill within each fold: the field has the same bytes, and no fold's scores stay behind."""
+    """A kill within each seed's fits: the field has the same bytes, and no seed's scores stay behind."""
     target = world.part("target")
     write_predictions(tmp_path / "p.parquet", target, np.arange(target.rows, dtype=np.float32))
-    command = [f"--encoded={world.folder}", "--model=machine", f"--like={validated(tmp_path)}"]
-    command += [f"--predictions={tmp_path / 'p.parquet'}", "--out=scores/machine", "--checkpoint=checkpoint"]
+    command = [f"--encoded={world.folder}", "--model=several", f"--like={validated(tmp_path)}"]
+    command += [f"--predictions={tmp_path / 'p.parquet'}", "--out=scores/several", "--checkpoint=checkpoint"]
     killed, undisturbed = workspace(tmp_path / "killed"), workspace(tmp_path / "undisturbed")
     checkpoint = killed / "checkpoint"
     delays = np.random.default_rng().uniform(0, 0.4, 2)
     for begun, delay in ((checkpoint.exists, delays[0]), (lambda: any(checkpoint.glob("*.npy")), delays[1])):
         assert kill_at(started("out_of_fold", command, killed), begun, float(delay))
-        assert not (killed / "scores" / "machine").exists()
+        assert not (killed / "scores" / "several").exists()
     earlier = undisturbed / "scores" / "other"  # which no reader is to find any longer
     earlier.mkdir(parents=True)
     (earlier / "field.json").touch()
@@ -159,7 +160,7 @@ def test_out_of_fold(world: Encoded, tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.chdir(folder)
         out_of_fold_stage.main(command)
     assert not earlier.exists()
-    assert "scores/machine/history.npy" in files(killed)
+    assert "scores/several/history.npy" in files(killed)
     assert files(killed) == files(undisturbed)
 
 

@@ -57,8 +57,6 @@ class DKTConfig:
 
 
 _WHAT = (VIEWED, PASSED, CLICKED)
-#: Users who are read out at once: of each document of theirs there are 3 H numbers, several times.
-_AT_ONCE = 1 << 13
 #: exp of more is not finite in float32.
 _LARGEST = 80.0
 
@@ -152,11 +150,6 @@ class Tracer(nn.Module):
     def read_out(self, embeddings: Floats, sequence: Longs, what: NDArray[np.integer], lengths: Longs) -> Floats:
         """y after the last document of each user (U, D). sequence: (U, T) rows of `embeddings`; what: (U, T), what
         became of them; lengths: (U,), 1 or more."""
-        pieces = [slice(start, start + _AT_ONCE) for start in range(0, len(sequence), _AT_ONCE)]
-        read = [self._read_out(embeddings, sequence[piece], what[piece], lengths[piece]) for piece in pieces]
-        return np.concatenate(read) if read else np.empty((0, self.readout.out_features), np.float32)
-
-    def _read_out(self, embeddings: Floats, sequence: Longs, what: NDArray[np.integer], lengths: Longs) -> Floats:
         pairs, element = np.unique(sequence * len(_WHAT) + what, return_inverse=True)
         layers = (self.recurrent.weight_ih, self.recurrent.bias_ih, self.readout.weight, self.readout.bias)
         weight, bias, out, constant = (layer.numpy() for layer in layers)

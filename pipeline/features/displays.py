@@ -90,13 +90,15 @@ class Walk:
     """How a part's rows are described, chunk by chunk.
 
     columns: further ones of the impressions, whole numbers. texts: those of text, which all ads of a display share.
-    beside: the file that is read in step with them, if it is not what the users of the displays viewed.
+    beside: the file that is read in step with them, if it is not what the users of the displays viewed. size: displays
+    that are held at once.
     """
 
     compute: Callable[[Chunk], Columns]
     columns: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     beside: Path | None = None
+    size: int = CHUNK
 
 
 def chunks(
@@ -185,7 +187,7 @@ def write_walk(
         if not total:
             yield pa.schema({"row": pa.int64(), "first": pa.bool_(), **types}).empty_table()
         with bar(total, path.parent.name.strip(".")) as shown:
-            read = chunks(impressions, walk.beside or views, walk.columns, walk.texts)
+            read = chunks(impressions, walk.beside or views, walk.columns, walk.texts, walk.size)
             for chunk, found in _computed(read, walk.compute, threads):
                 first = np.zeros(len(chunk.row), bool)
                 first[chunk.offsets[:-1]] = True

@@ -63,10 +63,14 @@ def fit(engine: Engine, sources: Sources, config: Config) -> Callable[[Part], Wa
             paths[part],
             order_by=_BEFORE,
         )
-    return lambda part: Walk(lambda chunk: score(traces, attributes, chunk, config.length), beside=paths[part])
+    return lambda part: Walk(
+        lambda chunk: score(traces, attributes, chunk, config.length), beside=paths[part], size=_AT_ONCE
+    )
 
 
 _BEFORE = ("display_id", "delay", "what", "document_id")
+#: Displays: of each document that their users met, a network reads as many numbers as its gates have.
+_AT_ONCE = 1 << 13
 
 
 def _before(engine: Engine, sources: Sources, part: Part, most: int, rows: ir.Table) -> ir.Table:

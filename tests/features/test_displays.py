@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.features import displays
 from pipeline.features.displays import Bags, Chunk, Columns, Walk, chunks, gap_to_best_rival, write_walk
 from pipeline.schemas.features import MULTI_TYPE, Column
 from pipeline.schemas.impressions import PARTS
@@ -50,9 +48,8 @@ def test_chunks_are_the_files_cut_at_displays(splits: dict[str, Path], views: di
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_chunks_that_are_computed_at_once_are_written_in_order(
-    splits: dict[str, Path], views: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+    splits: dict[str, Path], views: dict[str, Path], tmp_path: Path, threads: int
 ) -> None:
-    monkeypatch.setattr(displays, "chunks", partial(chunks, size=37))
     began: list[int] = []
 
     def compute(chunk: Chunk) -> Columns:
@@ -68,7 +65,7 @@ def test_chunks_that_are_computed_at_once_are_written_in_order(
         }
 
     split, path = splits["validation"], tmp_path / "columns.parquet"
-    walk = Walk(compute, columns=("ad_id",), beside=views["validation"] / "target.parquet")
+    walk = Walk(compute, columns=("ad_id",), beside=views["validation"] / "target.parquet", size=37)
     kinds = {"twice": "float32", "of_row": MULTI_TYPE, "of_display": MULTI_TYPE}
     columns = tuple(Column(name=name, kind="multi", dtype=kind, meaning="") for name, kind in kinds.items())
     write_walk(walk, split / "target.parquet", Path("elsewhere"), columns, path, threads)
