@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,23 @@ def fit(name: str, world: Encoded, options: FitOptions, **values: Any) -> tuple[
     return model.predict(world.part("target")), fitted
 
 
+@contextmanager
+def dying_at(steps: int) -> Iterator[None]:
+    """What trains in here is killed after so many steps."""
+    step, done = training.Trainer._step, []
+
+    def dying(self: Any, *arguments: Any) -> None:
+        if len(done) == steps:
+            raise KilledError
+        done.append(1)
+        step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training.Trainer, "_step", dying)
+        with pytest.raises(KilledError):
+            yield
+
+
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("killed_at", [1, 4, 17, 30])
 def test_a_killed_run_goes_on(
@@ -55,16 +74,8 @@ def test_a_killed_run_goes_on(
 ) -> None:
     """Killed after any step, between evaluations too, it ends with the same bytes; another config starts afresh."""
     expected, fitted = fit(name, world, FitOptions(runtime=runtime))
-    options, step, done = FitOptions(runtime=runtime, checkpoint=tmp_path), training.Trainer._step, []
-
-    def dying(self: Any, *arguments: Any) -> None:
-        if len(done) == killed_at:
-            raise KilledError
-        done.append(1)
-        step(self, *arguments)
-
-    monkeypatch.setattr(training.Trainer, "_step", dying)
-    with pytest.raises(KilledError):
+    options, step = FitOptions(runtime=runtime, checkpoint=tmp_path), training.Trainer._step
+    with dying_at(killed_at):
         fit(name, world, options, checkpoint_minutes=0.0)
     for checkpoint in tmp_path.iterdir():  # as a kill leaves it that comes while the next one takes its place
         checkpoint.rename(tmp_path / f".{checkpoint.name}.old")
@@ -145,9 +156,7 @@ def test_threads_race_where_there_is_much_to_learn_from(
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_fits_beside_each_other(
-    name: str, world: Encoded, runtime: RuntimeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fits_beside_each_other(name: str, world: Encoded, runtime: RuntimeConfig, tmp_path: Path) -> None:
     """Each is what it would be alone, scores what it has left out, and goes on where it was killed."""
     kind, history = load_kind(name), world.part("history")
     left_out = np.random.default_rng(1).integers(-1, 3, history.displays).astype(np.int8)
@@ -160,18 +169,8 @@ def test_fits_beside_each_other(
             model.predict(world.part("target"))
         return model.predict(history)
 
-    step, done = training.Trainer._step, []
-
-    def dying(self: Any, *arguments: Any) -> None:
-        if len(done) == 17:
-            raise KilledError
-        done.append(1)
-        step(self, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training.Trainer, "_step", dying)
-        with pytest.raises(KilledError):
-            scores(left_out)
+    with dying_at(17):
+        scores(left_out)
     found, by = scores(left_out), np.repeat(left_out, np.diff(history.offsets))
     for k in range(3):
         alone = scores(np.where(left_out == k, 0, -1).astype(np.int8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -74,13 +73,6 @@ class Device(TorchDispatchMode):
 @pytest.fixture(scope="module")
 def part(tmp_path_factory: pytest.TempPathFactory) -> EncodedPart:
     return write_mixed(tmp_path_factory.mktemp("device") / "encoded", displays=60).part("history")
-
-
-@pytest.fixture(autouse=True)
-def fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Adam takes the pretended device for one that it knows."""
-    module = sys.modules["torch.optim.optimizer"]  # which torch.optim hides
-    monkeypatch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["cpu", DEVICE.type])
 
 
 def made(kind: str, loss: str, threads: Threads, device: torch.device) -> tuple[Network, Optimizer]:
