@@ -1,4 +1,4 @@
-"""The feature stage against hand-written SQL: the same columns, by one DuckDB query a part, in one run.
+"""The feature stage against hand-written SQL: the same columns, by DuckDB alone, in one run.
 
     python -m benchmarks.features --scratch FOLDER    # the world stays there, and is made but once
 
@@ -10,18 +10,20 @@ rows; the least of some repetitions counts, and all values are compared. The sta
 from __future__ import annotations
 
 import argparse
+import importlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.measure import GIB, ROOT, Cost, machine, measured, stage, table
+from benchmarks.queries.base import Query
 from pipeline.core.config import read_yaml
 from pipeline.core.runtime import runtime
 from pipeline.schemas.impressions import PARTS
@@ -31,179 +33,81 @@ LIMIT = 1.5
 SPLIT = Path("splits/validation")
 RESULT = ROOT / "benchmarks" / "results" / "features.md"
 
-CONTEXT = """
-SELECT row, first, platform, country, country || '>' || state AS region, dma,
-    (timestamp // 3600000 % 24)::UTINYINT AS hour, (timestamp // 14400000 % 6)::UTINYINT AS daypart,
-    (timestamp // 86400000 % 7)::UTINYINT AS weekday
-FROM '{split}/{part}.parquet' ORDER BY row
-"""
 
-KEYS = {"ad": "ad_id", "ad_document": "ad_document_id", "campaign": "campaign_id", "advertiser": "advertiser_id"}
-_FOLD = "((display_id::BIGINT % 2147483648 * 2654435761) // 65536 % {folds})"
+def groups() -> list[str]:
+    """The feature groups of params.yaml, but for those that are fitted; each has a query, benchmarks/queries/GROUP.py."""
+    return list(read_yaml(ROOT / "params.yaml")["features"])
 
 
-def rates_sql(part: str) -> str:
-    """Out-of-fold counts as all counts less those of the own fold."""
-    history = part == "history"
-    tables, joins, columns = [], [], []
-    for name, key in KEYS.items():
-        counts = "count(*) AS shows, sum(clicked)::BIGINT AS clicks, sum(27720 // ads)::BIGINT AS expected"
-        tables.append(f"{name}_all AS (SELECT {key}, {counts} FROM history WHERE {key} IS NOT NULL GROUP BY ALL)")
-        tables.append(f"{name}_own AS (SELECT {key}, fold, {counts} FROM history WHERE {key} IS NOT NULL GROUP BY ALL)")
-        joins.append(f"LEFT JOIN {name}_all ON {name}_all.{key} = i.{key}")
-        if history:
-            joins.append(f"LEFT JOIN {name}_own ON {name}_own.{key} = i.{key} AND {name}_own.fold = i.fold")
-        n = {
-            count: f"coalesce({name}_all.{count}{f' - {name}_own.{count}' if history else ''}, 0) * scale"
-            for count in ("shows", "clicks", "expected")
-        }
-        clicked = f"({n['clicks']} + prior)"
-        columns += [
-            f"ln({n['shows']} + 1)::FLOAT AS {name}_shows",
-            f"ln({clicked} / ({n['shows']} + {{strength}} - {clicked}))::FLOAT AS {name}_rate",
-            f"ln({clicked} / ({n['expected']} / 27720 + prior))::FLOAT AS {name}_lift",
-        ]
-    scale = "{folds}::DOUBLE / ({folds} - 1)" if history else "1.0::DOUBLE"
-    return f"""
-WITH history AS (SELECT *, {_FOLD} AS fold FROM '{{split}}/history.parquet'),
-    base AS (SELECT {{strength}} * sum(clicked)::DOUBLE / count(*) AS prior, {scale} AS scale FROM history),
-    i AS (SELECT *, {_FOLD} AS fold FROM '{{split}}/{part}.parquet'),
-    {", ".join(tables)}
-SELECT row, first, {", ".join(columns)} FROM i CROSS JOIN base {" ".join(joins)} ORDER BY row
-"""
-
-
-IDS = """
-WITH category AS (
-        SELECT document_id, list({{'id': category_id, 'weight': confidence_level}} ORDER BY category_id) AS about
-        FROM '{tables}/documents_categories.parquet' GROUP BY ALL
-    ),
-    topic AS (
-        SELECT document_id, list({{'id': topic_id, 'weight': confidence_level}} ORDER BY topic_id) AS about
-        FROM '{tables}/documents_topics.parquet' GROUP BY ALL
-    ),
-    meta AS (FROM '{tables}/documents_meta.parquet')
-SELECT row, first, ad_id, ad_document_id, campaign_id, advertiser_id, ad.source_id AS ad_source_id,
-    ad.publisher_id AS ad_publisher_id, cat_ad.about AS ad_category, top_ad.about AS ad_topic, user_id,
-    i.document_id AS page_id, page.source_id AS page_source_id, page.publisher_id AS page_publisher_id,
-    CASE WHEN first THEN cat_page.about END AS page_category, CASE WHEN first THEN top_page.about END AS page_topic
-FROM '{split}/{part}.parquet' i
-    LEFT JOIN meta page ON page.document_id = i.document_id LEFT JOIN meta ad ON ad.document_id = ad_document_id
-    LEFT JOIN category cat_page ON cat_page.document_id = i.document_id
-    LEFT JOIN category cat_ad ON cat_ad.document_id = ad_document_id
-    LEFT JOIN topic top_page ON top_page.document_id = i.document_id
-    LEFT JOIN topic top_ad ON top_ad.document_id = ad_document_id
-ORDER BY row
-"""
-
-
-LEAK = """
-WITH placed AS (
-        SELECT *, row_number() OVER (PARTITION BY display_id, delay >= 0 ORDER BY delay, document_id) - 1 AS place
-        FROM '{views}/{part}.parquet'
-    ),
-    own AS (
-        SELECT display_id, document_id,
-            max(delay) FILTER (delay < 0) AS before, min(delay) FILTER (delay >= 0) AS after,
-            count(*) FILTER (delay < 0) AS times_before, count(*) FILTER (delay >= 0) AS times_after,
-            min(place) FILTER (delay >= 0) AS place
-        FROM placed GROUP BY ALL
-    )
-SELECT row, first,
-    (CASE WHEN after IS NOT NULL THEN 3 WHEN before IS NOT NULL THEN 2 WHEN views IS NOT NULL THEN 1 ELSE 0 END)
-        ::UTINYINT AS leak,
-    ln(after / 1000 + 1)::FLOAT AS leak_delay, ln(place + 1)::FLOAT AS leak_place,
-    ln(coalesce(times_after, 0) + 1)::FLOAT AS leak_times, ln(1 - before / 1000)::FLOAT AS seen_since,
-    ln(coalesce(times_before, 0) + 1)::FLOAT AS seen_times, ln(coalesce(views, 0) + 1)::FLOAT AS ad_document_views
-FROM '{split}/{part}.parquet' i
-    LEFT JOIN own ON own.display_id = i.display_id AND own.document_id = ad_document_id
-    LEFT JOIN '{views}/documents.parquet' seen ON seen.document_id = ad_document_id
-ORDER BY row
-"""
-
-DOCUMENTS = """
-WITH category AS (
-        SELECT document_id, category_id FROM '{tables}/documents_categories.parquet'
-        QUALIFY row_number() OVER (PARTITION BY document_id ORDER BY confidence_level DESC, category_id) = 1
-    ),
-    topic AS (
-        SELECT document_id, topic_id FROM '{tables}/documents_topics.parquet'
-        QUALIFY row_number() OVER (PARTITION BY document_id ORDER BY confidence_level DESC, topic_id) = 1
-    ),
-    meta AS (
-        FROM '{tables}/documents_meta.parquet'
-            LEFT JOIN category USING (document_id) LEFT JOIN topic USING (document_id)
-    ),
-    daily AS (
-        SELECT document_id, day, sum(views) OVER (PARTITION BY document_id ORDER BY day) AS until
-        FROM '{tables}/document_views.parquet'
-    ),
-    i AS (SELECT *, timestamp // 86400000 - 1 AS yesterday FROM '{split}/{part}.parquet')
-SELECT row, first,
-    age(timestamp - page.publish_time) AS page_age, age(timestamp - ad.publish_time) AS ad_age,
-    age(ad.publish_time - page.publish_time) AS page_ad_age,
-    (page.source_id = ad.source_id)::UTINYINT AS same_source,
-    (page.publisher_id = ad.publisher_id)::UTINYINT AS same_publisher,
-    (page.category_id = ad.category_id)::UTINYINT AS same_category,
-    (page.topic_id = ad.topic_id)::UTINYINT AS same_topic,
-    ln(coalesce(of_page.until, 0) + 1)::FLOAT AS page_views_before,
-    ln(coalesce(of_ad.until, 0) + 1)::FLOAT AS ad_views_before
-FROM i LEFT JOIN meta page ON page.document_id = i.document_id LEFT JOIN meta ad ON ad.document_id = ad_document_id
-    ASOF LEFT JOIN daily of_page ON of_page.document_id = i.document_id AND i.yesterday >= of_page.day
-    ASOF LEFT JOIN daily of_ad ON of_ad.document_id = ad_document_id AND i.yesterday >= of_ad.day
-ORDER BY row
-"""
-
-
-#: Of a group's columns, by part, with {split}, {tables} and the like to be filled in.
-QUERIES: dict[str, Callable[[str], str]] = {
-    "context": lambda _: CONTEXT,
-    "rates": rates_sql,
-    "ids": lambda _: IDS,
-    "leak": lambda _: LEAK,
-    "documents": lambda _: DOCUMENTS,
-}
-#: Signed log days.
-_AGE = "MACRO age(ms) AS (sign(ms) * ln(abs(ms) / 86400000 + 1))::FLOAT"
+def load_query(group: str) -> Query:
+    """The QUERY of benchmarks/queries/GROUP.py."""
+    return importlib.import_module(f"benchmarks.queries.{group}").QUERY
 
 
 def write_by_hand(group: str, world: Path, out: Path) -> None:
     """What the benchmark's own process does: both parts of a group by hand-written SQL."""
     params = world / "params.yaml"
     machine_config, smoothing = runtime(params), read_yaml(params)["smoothing"]  # without Ibis, which takes its time
+    query = load_query(group)
     out.mkdir(parents=True)
     with duckdb.connect() as connection:
         connection.execute(f"SET threads = {machine_config.cores}")
         connection.execute(f"SET memory_limit = '{machine_config.memory_limit}'")
         connection.execute(f"SET temp_directory = '{out.parent / 'tmp'}'")
-        connection.execute(f"CREATE TEMPORARY {_AGE}")
+        for name, path in files(world).items():
+            connection.execute(f"CREATE TEMP VIEW {name} AS FROM '{path}'")
+        for name in ("folds", "strength"):
+            connection.execute(f"SET VARIABLE {name} = {smoothing[name]}")
+        for statement in query.before:
+            connection.execute(statement)
         for part in PARTS:
-            filled = QUERIES[group](part).format(
-                tables=world / "tables",
-                split=world / SPLIT,
-                views=world / "views" / SPLIT.name,
-                part=part,
-                folds=smoothing["folds"],
-                strength=smoothing["strength"],
-            )
-            connection.execute(f"COPY ({filled}) TO '{out / f'{part}.parquet'}' (FORMAT parquet, COMPRESSION zstd)")
+            path = out / f"{part}.parquet"
+            connection.execute(f"COPY ({query.select(part)}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
+
+
+def files(world: Path) -> dict[str, Path]:
+    """What a query may read: name (see benchmarks.queries.base) -> file."""
+    views = world / "views" / SPLIT.name
+    return {
+        **{path.stem: path for path in sorted((world / "tables").glob("*.parquet"))},
+        **{part: world / SPLIT / f"{part}.parquet" for part in PARTS},
+        **{f"{part}_views": views / f"{part}.parquet" for part in PARTS},
+        "viewed": views / "documents.parquet",
+    }
 
 
 def compare(ours: Path, theirs: Path) -> None:
-    """ValueError unless all columns have the same values: numbers but for the rounding of float32, all else exactly."""
+    """ValueError unless all columns have the same types and values: numbers, those within lists too, but for the
+    rounding of float32, all else exactly."""
     for part in PARTS:
         with pq.ParquetFile(ours / f"{part}.parquet") as a, pq.ParquetFile(theirs / f"{part}.parquet") as b:
             names = a.schema_arrow.names
             if names != b.schema_arrow.names or a.metadata.num_rows != b.metadata.num_rows:
-                raise ValueError(f"{part}: {names}, {a.metadata.num_rows} rows; {b.schema_arrow.names}")
+                raise ValueError(
+                    f"{part}: {names}, {a.metadata.num_rows} rows; "
+                    f"{b.schema_arrow.names}, {b.metadata.num_rows} rows"
+                )
             for name in names:
-                left, right = a.read([name]).combine_chunks()[name], b.read([name]).combine_chunks()[name]
-                if pa.types.is_floating(left.type):
-                    same = np.allclose(left.to_numpy(), right.to_numpy(), rtol=1e-5, atol=1e-6, equal_nan=True)
-                else:
-                    same = left.equals(right.cast(left.type))
-                if not same:
+                left, right = (file.read([name])[name].combine_chunks() for file in (a, b))
+                if left.type != right.type:
+                    raise ValueError(f"{part}: {name} is {left.type}; {right.type}")
+                if not same(left, right):
                     raise ValueError(f"{part}: {name} differs")
+
+
+def same(left: pa.Array, right: pa.Array) -> bool:
+    """Whether two arrays of one type hold the same: the same nulls, lists of the same lengths, numbers as `compare`."""
+    if not left.is_valid().equals(right.is_valid()):
+        return False
+    if pa.types.is_list(left.type):
+        lengths = (pc.list_value_length(array) for array in (left, right))
+        return next(lengths).equals(next(lengths)) and same(left.flatten(), right.flatten())
+    if pa.types.is_struct(left.type):
+        return all(same(*pair) for pair in zip(left.flatten(), right.flatten(), strict=True))
+    if pa.types.is_floating(left.type):
+        known = (array.drop_null().to_numpy() for array in (left, right))
+        return np.allclose(*known, rtol=1e-5, atol=1e-6, equal_nan=True)
+    return left.equals(right)
 
 
 def best(commands: dict[str, list[str]], folders: dict[str, Path], repeat: int) -> dict[str, Cost]:
@@ -234,6 +138,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=ROOT / "data" / "features-benchmark", help="folder of worlds")
     parser.add_argument("--displays", type=int, default=DISPLAYS // 20, help="of the world (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each; the fastest counts (default: 3)")
+    parser.add_argument("--groups", nargs="+", default=groups(), metavar="GROUP", help="which (default: all)")
     parser.add_argument("--out", type=Path, default=RESULT, help=f"the report (default: {RESULT.relative_to(ROOT)})")
     parser.add_argument("--by-hand", nargs=3, metavar=("GROUP", "WORLD", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -244,7 +149,7 @@ def main() -> None:
     world = make_world(options.scratch.resolve(), options.displays)
     split = world / SPLIT
     rows = []
-    for group in QUERIES:
+    for group in options.groups:
         with tempfile.TemporaryDirectory() as scratch:
             folders = {name: Path(scratch) / name for name in ("stage", "query")}
             told = ["--params", world / "params.yaml", "--tables", world / "tables", "--split", split]

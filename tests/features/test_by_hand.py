@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.features import QUERIES, SPLIT, compare, write_by_hand
+from benchmarks.features import SPLIT, compare, groups, write_by_hand
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.features.base import write_group
@@ -15,7 +15,7 @@ from pipeline.features.smoothing import SmoothingConfig
 from pipeline.views import ViewsConfig, write_views
 
 
-@pytest.mark.parametrize("group", QUERIES)
+@pytest.mark.parametrize("group", groups())
 def test_the_query_gives_the_same(
     group: str, sparse: tuple[Path, Path], runtime: RuntimeConfig, tmp_path: Path
 ) -> None:
