@@ -35,7 +35,7 @@ RESULT = ROOT / "benchmarks" / "results" / "features.md"
 
 
 def groups() -> list[str]:
-    """The feature groups of params.yaml, but for those that are fitted; each has a query, benchmarks/queries/GROUP.py."""
+    """The feature groups of params.yaml, but for those that are fitted: each has benchmarks/queries/GROUP.py."""
     return list(read_yaml(ROOT / "params.yaml")["features"])
 
 
@@ -84,8 +84,7 @@ def compare(ours: Path, theirs: Path) -> None:
             names = a.schema_arrow.names
             if names != b.schema_arrow.names or a.metadata.num_rows != b.metadata.num_rows:
                 raise ValueError(
-                    f"{part}: {names}, {a.metadata.num_rows} rows; "
-                    f"{b.schema_arrow.names}, {b.metadata.num_rows} rows"
+                    f"{part}: {names}, {a.metadata.num_rows} rows; {b.schema_arrow.names}, {b.metadata.num_rows} rows"
                 )
             for name in names:
                 left, right = (file.read([name])[name].combine_chunks() for file in (a, b))
@@ -105,8 +104,8 @@ def same(left: pa.Array, right: pa.Array) -> bool:
     if pa.types.is_struct(left.type):
         return all(same(*pair) for pair in zip(left.flatten(), right.flatten(), strict=True))
     if pa.types.is_floating(left.type):
-        known = (array.drop_null().to_numpy() for array in (left, right))
-        return np.allclose(*known, rtol=1e-5, atol=1e-6, equal_nan=True)
+        ours, theirs = (array.drop_null().to_numpy() for array in (left, right))
+        return np.allclose(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True)
     return left.equals(right)
 
 

@@ -1,81 +1,96 @@
-"""How close the promoted document is to the page, to what the user viewed before, and to what the user viewed after:
-cosines of sums of sparse vectors."""
+"""How close the promoted document is to the page and to what the user viewed: cosines of sparse vectors, by label."""
 
 from __future__ import annotations
 
-from benchmarks.queries.base import Part, Query
+from benchmarks.queries.base import Query
 from benchmarks.queries.subjects import LABELS, about
+from pipeline.schemas.impressions import Part
 
 #: Side -> labels that are compared.
 _SIDES = {"page": ("category", "topic", "entity"), "user": LABELS, "later": LABELS}
-_ABOUT = " UNION ALL ".join(
-    f"SELECT '{label}' AS label, document_id, id::VARCHAR AS name, weight FROM ({about(label)})" for label in LABELS
-)
-_BEFORE = (
-    # confidence x idf; in whole ten-thousandths, since the stage rounds them so, and as DOUBLE, which sums them exactly
-    f"""CREATE TEMP TABLE named AS
-        WITH about AS ({_ABOUT}),
-            totals AS (SELECT label, count(DISTINCT document_id)::DOUBLE AS documents FROM about GROUP BY ALL),
-            known AS (SELECT label, name, count(*) AS documents FROM about GROUP BY ALL)
-        SELECT document_id, label, name,
-            round(weight::DOUBLE * (ln(totals.documents / known.documents) + 0.1) * 10000) AS weight
-        FROM about JOIN known USING (label, name) JOIN totals USING (label)""",
-    # one number says label and name
-    "CREATE TEMP TABLE terms AS SELECT label, name, row_number() OVER ()::UINTEGER AS term FROM named GROUP BY ALL",
-    """CREATE TEMP TABLE vectors AS
-        SELECT document_id, label, term, weight FROM named JOIN terms USING (label, name)""",
-    f"""CREATE TEMP TABLE lengths AS SELECT document_id,
-            {", ".join(f"sum(weight * weight) FILTER (label = '{label}') AS {label}" for label in LABELS)}
-        FROM vectors GROUP BY ALL""",
-    """CREATE TEMP MACRO cosine(product, one, other) AS
-        CASE WHEN one > 0 AND other > 0 THEN coalesce(product, 0) / sqrt(one * other) END""",
-)
 
 
-def _by_label(value: str, side: str) -> str:
-    """Sums of each label that a side compares."""
-    return ", ".join(f"sum({value}) FILTER (label = '{label}') AS {side}_{label}" for label in _SIDES[side])
+def _before(label: str) -> list[str]:
+    """The vectors of documents, and the squares of their lengths."""
+    return [
+        # confidence x idf, in whole ten-thousandths, as the stage rounds them; as DOUBLE, which holds their sums. The
+        # ids of entities are texts, so all are numbered.
+        f"""CREATE TEMP TABLE {label} AS
+            WITH about AS ({about(label)})
+            SELECT document_id, dense_rank() OVER (ORDER BY id)::UINTEGER AS id, round(weight::DOUBLE * (
+                    ln((SELECT count(DISTINCT document_id) FROM about)::DOUBLE / count(*) OVER (PARTITION BY id)) + 0.1
+                ) * 10000) AS weight
+            FROM about""",
+        f"""CREATE TEMP TABLE {label}_lengths AS
+            SELECT document_id, sum(weight * weight) AS square FROM {label} GROUP BY ALL""",
+    ]
+
+
+def _viewed(part: Part, label: str) -> str:
+    """The sums of what was viewed on both sides of a display, their squares, and their products with each ad."""
+    return f"""
+    {label}_sums AS (
+        SELECT display_id, id, sum(weight) FILTER (delay < 0) AS earlier, sum(weight) FILTER (delay >= 0) AS later
+        FROM {part}_views JOIN {label} USING (document_id) GROUP BY ALL
+    ),
+    {label}_squares AS (
+        SELECT display_id, sum(earlier * earlier) AS user, sum(later * later) AS later
+        FROM {label}_sums GROUP BY ALL
+    ),
+    {label}_products AS (
+        SELECT row, sum(ad.weight * earlier) AS user, sum(ad.weight * later) AS later
+        FROM {part} i JOIN {label} ad ON ad.document_id = ad_document_id
+            JOIN {label}_sums sums ON sums.display_id = i.display_id AND sums.id = ad.id
+        GROUP BY ALL
+    )"""
+
+
+def _pages(label: str) -> str:
+    """The products of pages and ads."""
+    return f"""
+    {label}_pairs AS (
+        SELECT page, ad, sum(one.weight * other.weight) AS product
+        FROM pairs JOIN {label} one ON one.document_id = page
+            JOIN {label} other ON other.document_id = ad AND other.id = one.id
+        GROUP BY ALL
+    )"""
+
+
+def _cosine(side: str, label: str) -> str:
+    product, square = (f"{label}_{table}.{side}" for table in ("products", "squares"))
+    if side == "page":
+        product, square = f"{label}_pairs.product", f"{label}_page.square"
+    return f"cosine({product}, {square}, {label}_ad.square)::FLOAT AS {side}_ad_{label}"
 
 
 def select(part: Part) -> str:
-    of_side = {"page": "of_page.{label}", "user": "squares.user_{label}", "later": "squares.later_{label}"}
-    cosines = ", ".join(
-        f"cosine({'of_pair' if side == 'page' else 'products'}.{side}_{label}, {of_side[side].format(label=label)}, "
-        f"of_ad.{label})::FLOAT AS {side}_ad_{label}"
-        for side, labels in _SIDES.items()
-        for label in labels
-    )
+    cosines = ", ".join(_cosine(side, label) for side, labels in _SIDES.items() for label in labels)
+    joins = [
+        f"""LEFT JOIN {label}_lengths {label}_ad ON {label}_ad.document_id = ad_document_id
+    LEFT JOIN {label}_squares ON {label}_squares.display_id = i.display_id
+    LEFT JOIN {label}_products ON {label}_products.row = i.row"""
+        for label in LABELS
+    ]
+    joins += [
+        f"""LEFT JOIN {label}_lengths {label}_page ON {label}_page.document_id = i.document_id
+    LEFT JOIN {label}_pairs ON {label}_pairs.page = i.document_id AND {label}_pairs.ad = ad_document_id"""
+        for label in _SIDES["page"]
+    ]
     return f"""
-WITH sums AS (
-        SELECT display_id, label, term, sum(weight) FILTER (delay < 0) AS earlier,
-            sum(weight) FILTER (delay >= 0) AS later
-        FROM {part}_views JOIN vectors USING (document_id) GROUP BY ALL
-    ),
-    squares AS (
-        SELECT display_id, {_by_label("earlier * earlier", "user")}, {_by_label("later * later", "later")}
-        FROM sums GROUP BY ALL
-    ),
-    products AS (
-        SELECT row, {_by_label("ad.weight * earlier", "user")}, {_by_label("ad.weight * later", "later")}
-        FROM {part} i JOIN (SELECT document_id, term, weight FROM vectors) ad ON ad.document_id = ad_document_id
-            JOIN sums ON sums.display_id = i.display_id AND sums.term = ad.term
-        GROUP BY ALL
-    ),
+WITH {", ".join(_viewed(part, label) for label in LABELS)},
     pairs AS (SELECT DISTINCT document_id AS page, ad_document_id AS ad FROM {part}),
-    of_pair AS (
-        SELECT page, ad, {_by_label("one.weight * other.weight", "page")}
-        FROM pairs JOIN vectors one ON one.document_id = page
-            JOIN (SELECT document_id, term, weight FROM vectors) other
-                ON other.document_id = ad AND other.term = one.term
-        WHERE label IN {_SIDES["page"]} GROUP BY ALL
-    )
-SELECT row, first, {cosines}
-FROM {part} i LEFT JOIN squares ON squares.display_id = i.display_id LEFT JOIN products USING (row)
-    LEFT JOIN of_pair ON page = i.document_id AND ad = ad_document_id
-    LEFT JOIN lengths of_page ON of_page.document_id = i.document_id
-    LEFT JOIN lengths of_ad ON of_ad.document_id = ad_document_id
-ORDER BY row
+    {", ".join(map(_pages, _SIDES["page"]))}
+SELECT i.row, first, {cosines}
+FROM {part} i {" ".join(joins)}
+ORDER BY i.row
 """
 
 
-QUERY = Query(select, _BEFORE)
+QUERY = Query(
+    select,
+    [
+        *(statement for label in LABELS for statement in _before(label)),
+        """CREATE TEMP MACRO cosine(product, one, other) AS
+            CASE WHEN one > 0 AND other > 0 THEN coalesce(product, 0) / sqrt(one * other) END""",
+    ],
+)

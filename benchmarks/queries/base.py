@@ -2,7 +2,7 @@
 
 Views are there of all typed tables, by their names, of the split (`history`, `target`), of its page views by display
 (`history_views`, `target_views`), and of how often anybody viewed a document (`viewed`); variables of the smoothing
-(`folds`, `strength`). A query is written for DuckDB alone, as one who knows it would, and knows no code of the pipeline.
+(`folds`, `strength`). A query is written for DuckDB alone, as one who knows it would, and without the stage's code.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.queries.base import Part, Query
+from benchmarks.queries.base import Query
 from benchmarks.queries.smoothing import BEFORE, COUNTS, KEYS, SUMS, by, gains
 from benchmarks.queries.subjects import strongest
+from pipeline.schemas.impressions import Part
 
 _KEYS = KEYS | {"ad_category": "ad_category", "ad_topic": "ad_topic"}
 #: Place -> what it is of an impression, with the page's row of documents_meta beside it.
@@ -45,8 +46,8 @@ def select(part: Part) -> str:
     )
     pairs = [(f"{name}_by_{place}", name, place) for name in _KEYS for place in _PLACES]
     joins = " ".join(
-        f"LEFT JOIN (FROM {place}_gains WHERE name = '{name}') {column} ON {column}.key = i.{_KEYS[name]} "
-        f"AND {column}.{place} = i.{place}{f' AND {column}.fold = i.fold' if part == 'history' else ''}"
+        f"LEFT JOIN (FROM {place}_gains WHERE name = '{name}') {column} ON {column}.key = i.{_KEYS[name]}"
+        f"{''.join(f' AND {column}.{own} = i.{own}' for own in by(part, place))}"
         for column, name, place in pairs
     )
     return f"""

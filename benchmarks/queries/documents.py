@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.queries.base import Part, Query
+from benchmarks.queries.base import Query
 from benchmarks.queries.subjects import strongest
+from pipeline.schemas.impressions import Part
 
 _AGE = "CREATE TEMP MACRO age(ms) AS (sign(ms) * ln(abs(ms) / 86400000 + 1))::FLOAT"  # signed log days
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from benchmarks.queries.base import Part, Query
+from benchmarks.queries.base import Query
 from benchmarks.queries.smoothing import KEYS
 from benchmarks.queries.subjects import strongest
+from pipeline.schemas.impressions import Part
 
 #: What two ads may have in common -> its column.
 _COMMON = KEYS | {name: f"{name}_id" for name in ("publisher", "source", "category", "topic")}
-_COUNTS = ("saw", "clicked", "skipped", "again")
-_TIMED = ("ad", "ad_document", "campaign")
+_MEASURES = ("saw", "clicked", "skipped", "since", "again")
+_TIMED = ("ad", "ad_document", "campaign")  # what has `since`, too
 _IMPRESSIONS = " UNION ALL ".join(
     f"""SELECT display_id, first, user_id, timestamp, {clicked} AS clicked, {", ".join(KEYS.values())}
         FROM {part} WHERE user_id IS NOT NULL"""
@@ -50,26 +51,22 @@ _BEFORE = (
 )
 
 
+def _log(measure: str, name: str) -> str:
+    column = f"{measure}_{name}"
+    return f"ln({f'{column} / 1000' if measure == 'since' else f'coalesce({column}, 0)'} + 1)::FLOAT AS {column}"
+
+
 def select(part: Part) -> str:
-    measures = {
-        name: [f"{name}.{count} AS {count}_{name}" for count in _COUNTS]
-        + ([f"{name}.since AS since_{name}"] if name in _TIMED else [])
-        for name in _COMMON
-    }
+    measures = [(measure, name) for name in _COMMON for measure in _MEASURES if measure != "since" or name in _TIMED]
+    of_ads = ", ".join(f"{name}.{measure} AS {measure}_{name}" for measure, name in measures)
     joins = " ".join(
         f"LEFT JOIN (FROM exposure WHERE name = '{name}') {name}"
         f" ON {name}.display_id = returned.display_id AND {name}.id = returned.{column}"
         for name, column in _COMMON.items()
     )
-    columns = []
-    for name in _COMMON:
-        logs = {count: f"ln(coalesce({count}_{name}, 0) + 1)::FLOAT AS {count}_{name}" for count in _COUNTS}
-        if name in _TIMED:
-            logs["since"] = f"ln(since_{name} / 1000 + 1)::FLOAT AS since_{name}"
-        columns += [logs[m] for m in ("saw", "clicked", "skipped", "since", "again") if m in logs]
     return f"""
 WITH met AS (
-        SELECT returned.display_id, returned.ad_id, {", ".join(m for those in measures.values() for m in those)}
+        SELECT returned.display_id, returned.ad_id, {of_ads}
         FROM returned {joins}
     ),
     clicks AS (SELECT user_id, timestamp, ad_document_id AS id FROM returned WHERE clicked = 1 AND id IS NOT NULL),
@@ -82,7 +79,7 @@ WITH met AS (
         SELECT display_id, list(struct_pack(id := id, weight := weight) ORDER BY id) AS clicked_documents
         FROM times GROUP BY ALL
     )
-SELECT row, first, {", ".join(columns)}, clicked_documents
+SELECT row, first, {", ".join(_log(*measure) for measure in measures)}, clicked_documents
 FROM {part} i LEFT JOIN met ON met.display_id = i.display_id AND met.ad_id = i.ad_id
     LEFT JOIN clicked ON clicked.display_id = i.display_id AND first
 ORDER BY row

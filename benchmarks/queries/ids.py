@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from benchmarks.queries.base import Part, Query
+from benchmarks.queries.base import Query
+from pipeline.schemas.impressions import Part
 
 
 def select(part: Part) -> str:
     return f"""
 WITH category AS (
-        SELECT document_id, list(struct_pack(id := category_id, weight := confidence_level) ORDER BY category_id) AS about
+        SELECT document_id,
+            list(struct_pack(id := category_id, weight := confidence_level) ORDER BY category_id) AS about
         FROM documents_categories GROUP BY ALL
     ),
     topic AS (
-        SELECT document_id, list(struct_pack(id := topic_id, weight := confidence_level) ORDER BY topic_id) AS about
+        SELECT document_id,
+            list(struct_pack(id := topic_id, weight := confidence_level) ORDER BY topic_id) AS about
         FROM documents_topics GROUP BY ALL
     )
 SELECT row, first, ad_id, ad_document_id, campaign_id, advertiser_id, ad.source_id AS ad_source_id,

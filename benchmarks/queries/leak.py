@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.queries.base import Part, Query
+from benchmarks.queries.base import Query
+from pipeline.schemas.impressions import Part
 
 
 def select(part: Part) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.queries.base import Part, Query
+from benchmarks.queries.base import Query
 from benchmarks.queries.smoothing import BEFORE, COUNTS, KEYS, scale
+from pipeline.schemas.impressions import Part
 
 
 def select(part: Part) -> str:
@@ -13,7 +14,9 @@ def select(part: Part) -> str:
         tables.append(f"{name}_all AS (SELECT {key}, {COUNTS} FROM folds WHERE {key} IS NOT NULL GROUP BY ALL)")
         joins.append(f"LEFT JOIN {name}_all ON {name}_all.{key} = i.{key}")
         if history:
-            tables.append(f"{name}_own AS (SELECT {key}, fold, {COUNTS} FROM folds WHERE {key} IS NOT NULL GROUP BY ALL)")
+            tables.append(
+                f"{name}_own AS (SELECT {key}, fold, {COUNTS} FROM folds WHERE {key} IS NOT NULL GROUP BY ALL)"
+            )
             joins.append(f"LEFT JOIN {name}_own ON {name}_own.{key} = i.{key} AND {name}_own.fold = i.fold")
         n = {
             count: f"coalesce({name}_all.{count}{f' - {name}_own.{count}' if history else ''}, 0) * {scale(part)}"

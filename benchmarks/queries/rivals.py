@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from benchmarks.queries.base import Part, Query
+from benchmarks.queries.base import Query
 from benchmarks.queries.smoothing import BEFORE, COUNTS, KEYS, by, known
+from pipeline.schemas.impressions import Part
 
 _LISTED = ("ad", "ad_document", "campaign")
 
 
 def select(part: Part) -> str:
+    found_by = {name: ", ".join(by(part, key)) for name, key in KEYS.items()}
     lifts = ", ".join(
-        f"{name}_lifts AS (SELECT {by(part, key)}, ln(over_expected(clicks, expected, 1)) AS lift "
+        f"{name}_lifts AS (SELECT {found_by[name]}, ln(over_expected(clicks, expected, 1)) AS lift "
         f"FROM ({known(part, f'{name}_counts', [key])}))"
         for name, key in KEYS.items()
     )
-    joins = " ".join(f"LEFT JOIN {name}_lifts USING ({by(part, key)})" for name, key in KEYS.items())
+    joins = " ".join(f"LEFT JOIN {name}_lifts USING ({found_by[name]})" for name in KEYS)
+    shown = ", ".join(f"{name} := {KEYS[name]}" for name in _LISTED)
+    best = ", ".join(f"list({name}_lift) AS {name}_lifts, max({name}_lift, 2) AS {name}_best" for name in KEYS)
     lists = ", ".join(
-        f"list(struct_pack(id := {KEYS[name]}, weight := 1::FLOAT)) FILTER ({KEYS[name]} IS NOT NULL) OVER others "
-        f"AS rival_{name}"
+        f"nullif([struct_pack(id := x.{name}, weight := 1::FLOAT) FOR x IN shown "
+        f"IF x.row <> row AND x.{name} IS NOT NULL], []) AS rival_{name}"
         for name in _LISTED
     )
+    # the best rival's lift is the second of the display for the best ad, and for all others the first
     ranks = ", ".join(
-        f"rank() OVER (PARTITION BY display_id ORDER BY {name}_lift DESC)::FLOAT AS {name}_rank, "
-        f"coalesce({name}_lift - max({name}_lift) OVER others, 0)::FLOAT AS {name}_gap"
+        f"(len([x FOR x IN {name}_lifts IF x > {name}_lift]) + 1)::FLOAT AS {name}_rank, coalesce("
+        f"{name}_lift - {name}_best[if({name}_lift = {name}_best[1], 2, 1)], 0)::FLOAT AS {name}_gap"
         for name in KEYS
     )
     return f"""
@@ -36,16 +41,16 @@ WITH {lifts},
         SELECT row, first, display_id, {", ".join(KEYS.values())}, coalesce(before, 0) AS before,
             coalesce(after, 0) AS after, {", ".join(f"coalesce({n}_lifts.lift, 0) AS {n}_lift" for n in KEYS)}
         FROM (SELECT *, fold(display_id) AS fold FROM {part}) {joins} LEFT JOIN seen USING (display_id, ad_document_id)
+    ),
+    displays AS (
+        SELECT display_id, count(*) AS ads, list_sort(list(struct_pack(row := row, {shown}))) AS shown, {best},
+            sum(before) AS before, sum(after) AS after
+        FROM i GROUP BY ALL
     )
-SELECT row, first, (count(*) OVER others)::FLOAT AS rivals, {lists},
-    coalesce(sum(before) OVER others, 0)::FLOAT AS rivals_viewed_before,
-    coalesce(sum(after) OVER others, 0)::FLOAT AS rivals_viewed_after, {ranks}
-FROM i
-WINDOW others AS (
-    PARTITION BY display_id ORDER BY row
-    ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING EXCLUDE CURRENT ROW
-)
-ORDER BY row
+SELECT row, first, (ads - 1)::FLOAT AS rivals, {lists},
+    (displays.before - i.before)::FLOAT AS rivals_viewed_before,
+    (displays.after - i.after)::FLOAT AS rivals_viewed_after, {ranks}
+FROM i JOIN displays USING (display_id) ORDER BY row
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.queries.base import Part
+from pipeline.schemas.impressions import Part
 
 #: What an ad is known by -> its column.
 KEYS = {"ad": "ad_id", "ad_document": "ad_document_id", "campaign": "campaign_id", "advertiser": "advertiser_id"}
@@ -26,12 +26,12 @@ def scale(part: Part) -> str:
     return "(getvariable('folds')::DOUBLE / (getvariable('folds') - 1))" if part == "history" else "1::DOUBLE"
 
 
-def by(part: Part, *keys: str) -> str:
+def by(part: Part, *keys: str) -> list[str]:
     """The columns by which a row of a part finds what `known` gives."""
-    return ", ".join([*keys, "fold"] if part == "history" else keys)
+    return [*keys, "fold"] if part == "history" else list(keys)
 
 
-def known(part: Part, counts: str, keys: Sequence[str], least: object = 1) -> str:
+def known(part: Part, counts: str, keys: Sequence[str], least: float | str = 1) -> str:
     """Of a table of counts by `keys` and fold, what rows of target may know: all; what rows of history may know: all
     but those of their own fold, made as large. Only where that are at least so many shows."""
     named = ", ".join(keys)
@@ -47,12 +47,14 @@ def known(part: Part, counts: str, keys: Sequence[str], least: object = 1) -> st
     """
 
 
-def gains(part: Part, everywhere: str, here: str, keys: Sequence[str], more: Sequence[str], least: object = 1) -> str:
+def gains(
+    part: Part, everywhere: str, here: str, keys: Sequence[str], more: Sequence[str], least: float | str = 1
+) -> str:
     """By keys, `more` and fold: log of the clicks here over those that the lift everywhere lets expect. From tables of
     counts by keys, and by these and `more`."""
     return f"""
-        SELECT {", ".join(f"here.{column}" for column in by(part, *keys, *more).split(", "))},
+        SELECT {", ".join(f"here.{column}" for column in by(part, *keys, *more))},
             ln(over_expected(here.clicks, here.expected, over_expected(alone.clicks, alone.expected, 1))) AS gain
         FROM ({known(part, here, [*keys, *more], least)}) here
-            JOIN ({known(part, everywhere, keys)}) alone USING ({by(part, *keys)})
+            JOIN ({known(part, everywhere, keys)}) alone USING ({", ".join(by(part, *keys))})
     """

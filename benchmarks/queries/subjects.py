@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.queries.base import Part
+from pipeline.schemas.impressions import Part
 
 _TABLES = {
     "category": ("documents_categories", "category_id"),
@@ -23,14 +23,9 @@ def about(label: str) -> str:
     return f"SELECT document_id, {column} AS id, 1::FLOAT AS weight FROM documents_meta WHERE {column} IS NOT NULL"
 
 
-def in_units(labels: tuple[str, ...]) -> str:
-    """label, document_id, id, weight: all of some labels but entities in one table, in whole ten-thousandths, since the
-    stage adds them up so."""
-    parts = (
-        f"SELECT '{label}' AS label, document_id, id, round(weight * 10000)::INTEGER AS weight FROM ({about(label)})"
-        for label in labels
-    )
-    return " UNION ALL ".join(parts)
+def in_units(label: str) -> str:
+    """The same with whole weights: ten-thousandths, which the stage adds up; as DOUBLE, which holds their sums."""
+    return f"SELECT document_id, id, round(weight * 10000)::DOUBLE AS weight FROM ({about(label)})"
 
 
 def strongest(label: str) -> str:

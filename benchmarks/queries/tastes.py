@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.queries.base import Part, Query
-from benchmarks.queries.smoothing import BEFORE, COUNTS, gains
+from benchmarks.queries.base import Query
+from benchmarks.queries.smoothing import BEFORE, COUNTS, by, gains
 from benchmarks.queries.subjects import read, strongest
+from pipeline.schemas.impressions import Part
 
 #: What is read of a user, and what is met there most -> the keys of an ad that are crossed with it.
 _TASTES = {
@@ -13,7 +14,12 @@ _TASTES = {
     "category_profile": ("ad_category", "campaign", "advertiser"),
     "publisher_profile": ("campaign", "advertiser"),
 }
-_COLUMN = {"campaign": "campaign_id", "advertiser": "advertiser_id", "ad_category": "ad_category", "ad_topic": "ad_topic"}
+_COLUMN = {
+    "campaign": "campaign_id",
+    "advertiser": "advertiser_id",
+    "ad_category": "ad_category",
+    "ad_topic": "ad_topic",
+}
 _PAIRS = [(key, taste) for taste, keys in _TASTES.items() for key in keys]
 _MAIN = (
     f"CREATE TEMP TABLE category AS {strongest('category')}",
@@ -48,21 +54,18 @@ FROM {part} i LEFT JOIN tastes ON tastes.display_id = i.display_id
 
 
 def select(part: Part) -> str:
-    found = [
-        (f"{key}_by_{taste}", gains(part, f"{key}_counts", f"{key}_{taste}_counts", [_COLUMN[key]], [taste]))
+    known = {
+        f"{key}_by_{taste}": gains(part, f"{key}_counts", f"{key}_{taste}_counts", [_COLUMN[key]], [taste])
         for key, taste in _PAIRS
-    ]
-    tables = ", ".join(f"{name} AS ({gain})" for name, gain in found)
+    }
     joins = " ".join(
-        f"LEFT JOIN {name} ON {' AND '.join(f'{name}.{column} = i.{column}' for column in columns)}"
-        for (name, _), (key, taste) in zip(found, _PAIRS, strict=True)
-        for columns in [[_COLUMN[key], taste, *(["fold"] if part == "history" else [])]]
+        f"LEFT JOIN {key}_by_{taste} USING ({', '.join(by(part, _COLUMN[key], taste))})" for key, taste in _PAIRS
     )
     source = "described" if part == "history" else f"({_described(part)})"
     return f"""
-WITH {tables}
-SELECT row, first, {", ".join(f"coalesce({name}.gain, 0)::FLOAT AS {name}" for name, _ in found)}
-FROM {source} i {joins} ORDER BY row
+WITH {", ".join(f"{name} AS ({gain})" for name, gain in known.items())}
+SELECT row, first, {", ".join(f"coalesce({name}.gain, 0)::FLOAT AS {name}" for name in known)}
+FROM {source} {joins} ORDER BY row
 """
 
 

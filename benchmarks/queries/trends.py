@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.queries.base import Part, Query
+from benchmarks.queries.base import Query
 from benchmarks.queries.smoothing import KEYS
+from pipeline.schemas.impressions import Part
 
 _PERIODS = {"day": 86_400_000, "hour": 3_600_000}
 _MEASURES = ("previous", "same", "next", "trend")
@@ -17,21 +18,19 @@ _SHOWN = " UNION ALL ".join(
 )
 
 
+#: Of a day, which is the later, the more it counts: the first one 1024, each third day after it twice as much.
+_WEIGHT = "round(2 ** ((day - getvariable('first_day')) / 3) * 1024)::BIGINT"
+#: Of days: all days before, weighed.
+_WEIGHED = ", ".join(
+    f"coalesce(sum({name} * {_WEIGHT}) OVER earlier, 0) / {_WEIGHT} AS {name}_weighed"
+    for name in ("clicks", "expected")
+)
+_DRIFT = "ln((clicks_weighed + s * r) / (expected_weighed / 27720 + s) / r)::FLOAT AS drift"
+
+
 def _trend(key: str, period: str) -> str:
     """KEY, PERIOD, the measures, and `before`: the clicks of all periods before over those that were expected; of days
     `drift`, too: the same, where the latest days count most, over `before`."""
-    sums = {name: f"coalesce(sum({name}) OVER {{}}, 0) AS {name}_{{}}" for name in ("shows", "clicks", "expected")}
-    windows = [sums[name].format("previous", "previous") for name in ("shows", "clicks", "expected")]
-    windows += [sums[name].format("earlier", "before") for name in ("clicks", "expected")]
-    windows += [sums["shows"].format("following", "next")]
-    drift = ""
-    if period == "day":
-        weight = "round(2 ** ((day - getvariable('first_day')) / 3) * 1024)::BIGINT"
-        windows += [f"{weight} AS weight"] + [
-            f"coalesce(sum({name} * {weight}) OVER earlier, 0) / {weight} AS {name}_weighted"
-            for name in ("clicks", "expected")
-        ]
-        drift = ", ln((clicks_weighted + s * r) / (expected_weighted / 27720 + s) / r)::FLOAT AS drift"
     return f"""
 WITH counts AS (
         SELECT {key}, {period}, count(*) AS shows, coalesce(sum(clicked), 0)::BIGINT AS clicks,
@@ -39,20 +38,29 @@ WITH counts AS (
         FROM shown WHERE {key} IS NOT NULL GROUP BY ALL
     ),
     summed AS (
-        SELECT *, {", ".join(windows)} FROM counts
+        SELECT {key}, {period}, shows, coalesce(sum(shows) OVER previous, 0) AS shows_previous,
+            coalesce(sum(shows) OVER following, 0) AS shows_next,
+            coalesce(sum(clicks) OVER previous, 0) AS clicks_previous,
+            coalesce(sum(expected) OVER previous, 0) AS expected_previous,
+            coalesce(sum(clicks) OVER earlier, 0) AS clicks_before,
+            coalesce(sum(expected) OVER earlier, 0) AS expected_before
+            {f", {_WEIGHED}" if period == "day" else ""}
+        FROM counts
         WINDOW earlier AS (PARTITION BY {key} ORDER BY {period} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
             previous AS (PARTITION BY {key} ORDER BY {period} RANGE BETWEEN 1 PRECEDING AND 1 PRECEDING),
             following AS (PARTITION BY {key} ORDER BY {period} RANGE BETWEEN 1 FOLLOWING AND 1 FOLLOWING)
+    ),
+    rated AS (  -- s: the strength in clicks, at the competition's click rate
+        SELECT *, getvariable('strength') * 0.1936 AS s, (clicks_before + s) / (expected_before / 27720 + s) AS r
+        FROM summed
     )
 SELECT {key}, {period},
     ln(CASE WHEN {period} > getvariable('first_{period}') THEN shows_previous END + 1)::FLOAT AS previous,
     ln(shows + 1)::FLOAT AS same,
     ln(CASE WHEN {period} < getvariable('last_{period}') THEN shows_next ELSE shows END + 1)::FLOAT AS next,
     ln((clicks_previous + s * r) / (expected_previous / 27720 + s) / r)::FLOAT AS trend,
-    ln(r)::FLOAT AS before{drift}
-FROM (
-    SELECT *, getvariable('strength') * 0.1936 AS s, (clicks_before + s) / (expected_before / 27720 + s) AS r FROM summed
-)
+    ln(r)::FLOAT AS before {f", {_DRIFT}" if period == "day" else ""}
+FROM rated
 """
 
 
