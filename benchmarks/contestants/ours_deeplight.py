@@ -10,7 +10,7 @@ import ours
 def run(benchmark: Any, embeddings: float = 0.9, hidden: float = 0.95, pairs: float = 0.6) -> Any:
     """Which shares of the network are removed.
 
-    omega: of one epoch, in which each row is seen once, pruning takes the most, so as to judge what is read late, too.
+    warmup, omega: of one epoch, in which each row is seen once, pruning takes the later part, when most has been read.
     """
     sparsity = {"embedding_sparsity": embeddings, "hidden_sparsity": hidden, "pair_sparsity": pairs}
-    return ours.run(benchmark, "deeplight", **sparsity, omega=0.7)
+    return ours.run(benchmark, "deeplight", **sparsity, warmup=0.4, omega=0.5)

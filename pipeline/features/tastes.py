@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import ibis
 import ibis.expr.types as ir
 
 from pipeline.core.relational import LookUp, look_up, look_up_all
@@ -33,13 +34,10 @@ _MET = [(read, label) for read, (labels, _) in _READ.items() for label in labels
 def build(inputs: Inputs) -> ir.Table:
     """KEY_by_LABEL_READ: log of (clicks + s b) / (e + s b), where the shows of a key to users of an interest (or a
     profile) were expected to bring e clicks by the key's lift for everybody (see `smoothing`)."""
-    table = inputs.impressions
-    for subject in SUBJECTS:
-        table = _with_subject(inputs, table, subject)
-    for read, label in _MET:
-        table = _described(table, _met(inputs, table, inputs.views, read, label), read, label)
+    history = inputs.once(_described(inputs, inputs.history, inputs.history_views))
+    table = inputs.within(history) if inputs.part == "history" else _described(inputs, inputs.impressions, inputs.views)
     table = table.mutate(fold=fold(table, inputs.smoothing.folds))
-    table = look_up_all(table, list(_look_ups(inputs)))
+    table = look_up_all(table, list(_look_ups(inputs, history)))
     return table.mutate(**{column.name: table[column.name].fill_null(0) for column in GROUP.columns})
 
 
@@ -48,31 +46,29 @@ def _keys(label: Label) -> dict[str, str]:
     return ({f"ad_{label}": f"ad_{label}"} if label in SUBJECTS else {}) | _CAMPAIGNS
 
 
-def _look_ups(inputs: Inputs) -> Iterator[LookUp]:
-    """What a row may know of each key by interest."""
+def _look_ups(inputs: Inputs, history: ir.Table) -> Iterator[LookUp]:
+    """What a row may know of each key by interest. history: described."""
     folds = inputs.smoothing.folds
     for read, label in _MET:
-        met = inputs.once(_met(inputs, inputs.history, inputs.history_views, read, label))
-        history = _described(inputs.history, met, read, label)
-        if label in SUBJECTS:
-            history = _with_subject(inputs, history, label)
         for name, key in _keys(label).items():
-            everywhere = counts(inputs.history if key in inputs.history.columns else history, [key], folds)
             by = [key, f"{label}_{read}"]
-            here = counts(history, by, folds)
-            known = gains(inputs, inputs.once(everywhere), inputs.once(here), by[:1], by[1:])
+            everywhere, here = (inputs.once(counts(history, keys, folds)) for keys in (by[:1], by))
+            known = gains(inputs, everywhere, here, by[:1], by[1:])
             yield known.rename({f"{name}_by_{label}_{read}": "gain"}), key_of(inputs, by)
 
 
-def _described(table: ir.Table, met: ir.Table, read: str, label: Label) -> ir.Table:
-    """Add the column LABEL_READ to impressions."""
-    return look_up(table, met.rename({f"{label}_{read}": "id"}), {"display_id": "display_id"})
-
-
-def _with_subject(inputs: Inputs, table: ir.Table, subject: Label) -> ir.Table:
-    """Add the column ad_SUBJECT to impressions."""
-    main = _main(inputs, subject).rename({f"ad_{subject}": "id"})
-    return look_up(table, main, {"ad_document_id": "document_id"})
+def _described(inputs: Inputs, impressions: ir.Table, views: ir.Table) -> ir.Table:
+    """What there is to know of impressions: what their users read (LABEL_READ), what their ads are about
+    (ad_SUBJECT)."""
+    table = look_up(impressions, _met(inputs, impressions, views), {"display_id": "display_id"})
+    for subject in SUBJECTS:
+        main = _main(inputs, subject).rename({f"ad_{subject}": "id"})
+        table = look_up(table, main, {"ad_document_id": "document_id"})
+    return table.select(
+        *("row", "first", "display_id", "clicked", "ads", *_CAMPAIGNS.values()),
+        *(f"ad_{subject}" for subject in SUBJECTS),
+        *(f"{label}_{read}" for read, label in _MET),
+    )
 
 
 def _main(inputs: Inputs, label: Label) -> ir.Table:
@@ -82,21 +78,41 @@ def _main(inputs: Inputs, label: Label) -> ir.Table:
     return about(inputs, label).select("document_id", "id")
 
 
-def _met(inputs: Inputs, impressions: ir.Table, views: ir.Table, read: str, label: Label) -> ir.Table:
-    """display_id -> id: what is met most often on the pages that the user of each display has read.
+def _met(inputs: Inputs, impressions: ir.Table, views: ir.Table) -> ir.Table:
+    """display_id -> LABEL_READ: what is met most often on the pages that the user of each display has read.
 
     Of those viewed after it the promoted ones are left out: they tell what was clicked (group `leak`).
     """
-    pages = views.filter(views.delay < 0).select("display_id", "document_id")
-    if read == "interest":
-        displays = impressions.filter(impressions.first & impressions.document_id.notnull())
-        more = displays.select("display_id", "document_id")
-    else:
-        promoted = inputs.table("promoted_content").select("document_id")
-        more = views.filter(views.delay >= 0).select("display_id", "document_id").anti_join(promoted, "document_id")
-    met = pages.union(more).inner_join(_main(inputs, label), "document_id")
-    times = met.group_by(["display_id", "id"]).aggregate(times=met.count().cast("int64"))
-    return times.group_by("display_id").aggregate(id=times.id.argmax(times.times * _MANY - times.id.cast("int64")))
+    labels = list(dict.fromkeys(label for _, label in _MET))
+    main = ibis.union(*(_main(inputs, label).mutate(label=ibis.literal(i, "int8")) for i, label in enumerate(labels)))
+    times = _pages(inputs, impressions, views).inner_join(main, "document_id")
+    times = times.group_by(["display_id", "label", "id"]).aggregate(
+        **{read: times[read].sum().cast("int64") for read in _READ}
+    )
+    most = {
+        f"{label}_{read}": times.id.argmax(
+            times[read] * _MANY - times.id.cast("int64"), where=(times.label == labels.index(label)) & (times[read] > 0)
+        )
+        for read, label in _MET
+    }
+    return times.group_by("display_id").aggregate(**most)
+
+
+def _pages(inputs: Inputs, impressions: ir.Table, views: ir.Table) -> ir.Table:
+    """display_id, document_id: the pages that count, each time that they do; READ: 1 where it is of that, else 0."""
+    promoted = inputs.table("promoted_content").select("document_id")
+    displays = impressions.filter(impressions.first & impressions.document_id.notnull())
+    found = {
+        (1, 0): displays,
+        (1, 1): views.filter(views.delay < 0),
+        (0, 1): views.filter(views.delay >= 0).anti_join(promoted, "document_id"),
+    }
+    return ibis.union(
+        *(
+            pages.select("display_id", "document_id", interest=ibis.literal(i, "int8"), profile=ibis.literal(p, "int8"))
+            for (i, p), pages in found.items()
+        )
+    )
 
 
 GROUP = Group(

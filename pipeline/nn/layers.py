@@ -33,7 +33,7 @@ from pipeline.nn.passes import Between
 from pipeline.nn.pruning import prune
 from pipeline.nn.terms import DeepTerm, Joined, LinearTerm, Logit, Sides
 
-INITIAL_DEVIATION = 0.01  # of embeddings; weights begin at 0
+INITIAL_DEVIATION = 0.001  # of embeddings; weights begin at 0
 
 
 @dataclass(frozen=True, slots=True)
