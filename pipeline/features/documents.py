@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ibis.expr.types as ir
 
-from pipeline.core.relational import look_up
+from pipeline.core.relational import LookUp, look_up_all
 from pipeline.features.base import Group, Inputs
 from pipeline.features.subjects import SUBJECTS, strongest
 from pipeline.schemas.features import category, number
@@ -16,20 +16,22 @@ _SIDES = {"page": "document_id", "ad": "ad_document_id"}
 
 
 def build(inputs: Inputs) -> ir.Table:
-    table = inputs.impressions
+    table = inputs.impressions.mutate(day=_day(inputs.impressions))
     meta = inputs.table("documents_meta").select("document_id", "source_id", "publisher_id", "publish_time")
     subjects = [inputs.once(strongest(inputs, subject).rename({f"{subject}_id": subject})) for subject in SUBJECTS]
+    lookups: list[LookUp] = []
     for side, key in _SIDES.items():
         for known in (meta, *subjects):
             names = {f"{side}_{name}": name for name in known.columns if name != "document_id"}
-            table = look_up(table, known.rename(names), {key: "document_id"})
-    for side, key in _SIDES.items():
-        table = _add_views_before(inputs, table, side, key)
+            lookups.append((known.rename(names), {key: "document_id"}))
+        lookups.append((_views_before(inputs, side, key), {key: "document_id", "day": "asked_day"}))
+    table = look_up_all(table, lookups)
     return table.mutate(
         page_age=_signed_log(table.timestamp - table.page_publish_time),
         ad_age=_signed_log(table.timestamp - table.ad_publish_time),
         page_ad_age=_signed_log(table.ad_publish_time - table.page_publish_time),
         **{f"same_{name}": table[f"page_{name}_id"] == table[f"ad_{name}_id"] for name in _SHARED},
+        **{f"{side}_views_before": (table[f"{side}_views_before"].fill_null(0) + 1).ln() for side in _SIDES},
     )
 
 
@@ -39,15 +41,19 @@ def _signed_log(milliseconds: ir.Value) -> ir.Value:
     return days.sign() * (days.abs() + 1).ln()
 
 
-def _add_views_before(inputs: Inputs, table: ir.Table, side: str, key: str) -> ir.Table:
-    """Add `SIDE_views_before`: log(1 + views of the document by anybody on the days before the display's)."""
-    table = table.mutate(day=table.timestamp // DAY_MS)
-    asked = table.select(document_id=table[key], asked_day=table.day).distinct()
+def _views_before(inputs: Inputs, side: str, key: str) -> ir.Table:
+    """document_id, asked_day -> SIDE_views_before: its views by anybody on the days before."""
+    impressions = inputs.impressions
+    asked = impressions.select(document_id=impressions[key], asked_day=_day(impressions)).distinct()
     views = inputs.table("document_views")
     views = asked.inner_join(views, ["document_id", asked.asked_day > views.day])
-    counted = views.group_by(["document_id", "asked_day"]).aggregate(before=views.views.sum().cast("int64"))
-    table = look_up(table, counted, {key: "document_id", "day": "asked_day"})
-    return table.mutate(**{f"{side}_views_before": (table.before.fill_null(0) + 1).ln()}).drop("before", "day")
+    return views.group_by(["document_id", "asked_day"]).aggregate(
+        **{f"{side}_views_before": views.views.sum().cast("int64")}
+    )
+
+
+def _day(table: ir.Table) -> ir.Value:
+    return table.timestamp // DAY_MS
 
 
 GROUP = Group(

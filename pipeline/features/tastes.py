@@ -87,7 +87,7 @@ def _met(inputs: Inputs, impressions: ir.Table, views: ir.Table) -> ir.Table:
     main = ibis.union(*(_main(inputs, label).mutate(label=ibis.literal(i, "int8")) for i, label in enumerate(labels)))
     times = _pages(inputs, impressions, views).inner_join(main, "document_id")
     times = times.group_by(["display_id", "label", "id"]).aggregate(
-        **{read: times[read].sum().cast("int64") for read in _READ}
+        **{read: times.count(where=times[read]).cast("int64") for read in _READ}
     )
     most = {
         f"{label}_{read}": times.id.argmax(
@@ -99,18 +99,18 @@ def _met(inputs: Inputs, impressions: ir.Table, views: ir.Table) -> ir.Table:
 
 
 def _pages(inputs: Inputs, impressions: ir.Table, views: ir.Table) -> ir.Table:
-    """display_id, document_id: the pages that count, each time that they do; READ: 1 where it is of that, else 0."""
+    """display_id, document_id: the pages that count, each time that they do; READ: for which (true or false)."""
     promoted = inputs.table("promoted_content").select("document_id")
     displays = impressions.filter(impressions.first & impressions.document_id.notnull())
     found = {
-        (1, 0): displays,
-        (1, 1): views.filter(views.delay < 0),
-        (0, 1): views.filter(views.delay >= 0).anti_join(promoted, "document_id"),
+        (True, False): displays,
+        (True, True): views.filter(views.delay < 0),
+        (False, True): views.filter(views.delay >= 0).anti_join(promoted, "document_id"),
     }
     return ibis.union(
         *(
-            pages.select("display_id", "document_id", interest=ibis.literal(i, "int8"), profile=ibis.literal(p, "int8"))
-            for (i, p), pages in found.items()
+            pages.select("display_id", "document_id", **dict(zip(_READ, map(ibis.literal, of), strict=True)))
+            for of, pages in found.items()
         )
     )
 
