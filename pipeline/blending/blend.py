@@ -21,6 +21,8 @@ from pipeline.blending.ways import ALONE, TREES, Combination, Way, scored, ways
 from pipeline.core.progress import bar
 from pipeline.metrics import Judged, Labelled, standard_error, tie_hash, weighted_mean
 
+_DIGITS = 6  # of a mean of float32 losses, that are no rounding
+
 
 @dataclass(frozen=True, slots=True)
 class Blend:
@@ -122,7 +124,8 @@ def choose(judged: dict[str, Judged], future: NDArray[np.bool_]) -> str:
     if clearly(single, best):
         return single
     weighing = [way for way in combined if way != TREES]
-    likeliest = min(weighing, key=lambda way: weighted_mean(judged[way].loss, future))
+    # of those that differ by rounding alone the first: the simplest, on every machine
+    likeliest = min(weighing, key=lambda way: round(weighted_mean(judged[way].loss, future), _DIGITS))
     return best if clearly(best, likeliest) else likeliest
 
 
