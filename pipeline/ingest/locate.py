@@ -101,7 +101,9 @@ def _first_line(source: RawInput) -> tuple[int, str] | None:
             start = 0
             while start < len(block):
                 match = good.match(block, start)
-                stop = match.end() if match else start
+                # Python up to 3.11.4 leaves such a match within the line that ends it: back to that line's start
+                stop = block.rfind(b"\n", start, match.end()) + 1 if match else start
+                stop = max(stop, start)
                 row += block.count(b"\n", start, stop)
                 if stop == len(block):
                     break
