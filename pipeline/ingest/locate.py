@@ -101,9 +101,8 @@ def _first_line(source: RawInput) -> tuple[int, str] | None:
             start = 0
             while start < len(block):
                 match = good.match(block, start)
-                # Python up to 3.11.4 leaves such a match within the line that ends it: back to that line's start
-                stop = block.rfind(b"\n", start, match.end()) + 1 if match else start
-                stop = max(stop, start)
+                end = match.end() if match else start
+                stop = max(start, block.rfind(b"\n", start, end) + 1)  # `re` up to 3.11.4 ends within the next line
                 row += block.count(b"\n", start, stop)
                 if stop == len(block):
                     break
