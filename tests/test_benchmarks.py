@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import ingest, models, other_world, scale, training_memory, training_time
+from benchmarks.chances import expected_gain
 from pipeline.core.duckdb_engine import DuckDBEngine
 from pipeline.core.files import read_json, write_json
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.ingest import build
 from pipeline.ingest.config import IngestConfig
-from pipeline.metrics import reciprocal_rank
+from pipeline.metrics import Labelled, reciprocal_rank
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.raw import RAW_FILES
 
@@ -68,6 +69,30 @@ def test_models_are_set_beside_what_they_are_judged_by() -> None:
     assert "| ours | 3.00 | 2.00 | +0.00000 |" in told
     assert "ours_ffm" not in told
     assert not models.verdicts(rows[:1])
+
+
+def test_what_is_to_be_expected_is_the_mean_of_many_draws() -> None:
+    random = np.random.default_rng(1)
+    lengths = random.integers(1, 15, 40)
+    offsets = np.append(0, np.cumsum(lengths))
+    display = np.repeat(np.arange(40), lengths)
+    oracle = random.normal(0, 2, len(display)).astype(np.float32)
+    score = np.round(oracle + random.normal(0, 1, len(display)))  # with ties
+
+    def labelled(clicked: Any) -> Labelled:
+        return Labelled(
+            clicked=clicked, offsets=offsets, display_id=np.arange(40), ad_id=np.arange(len(display)), slices={}
+        )
+
+    gains = []
+    for _ in range(4000):
+        noisy = oracle + random.gumbel(size=len(display))
+        labels = labelled(noisy == np.maximum.reduceat(noisy, offsets[:-1])[display])
+        gains.append(reciprocal_rank(score, labels.clicked, offsets, labels.display_id, labels.ad_id))
+    found = expected_gain(score, oracle, labelled(np.zeros(len(display))))
+    np.testing.assert_allclose(found, np.mean(gains, axis=0), atol=0.03)
+    assert found.mean() == pytest.approx(np.mean(gains), abs=0.003)
+    assert (found <= expected_gain(oracle, oracle, labelled(np.zeros(len(display)))) + 1e-12).all()
 
 
 def test_fewer_rows_are_the_first_of_more() -> None:

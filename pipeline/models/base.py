@@ -1,9 +1,9 @@
 """What a model is to the rest of the pipeline, and how it is found by its kind.
 
 A model is a module pipeline/models/KIND.py with `Config` (a dataclass of its parameters), `SEARCH_SPACE` (name of a
-parameter -> the values that tuning may try) and `build(config) -> Model`; `DISTRIBUTED = True` if several machines can
-fit it together. To add one, write the module, put an entry with `kind: KIND` under `models` in params.yaml, and name it
-in dvc.yaml (README.md says where).
+parameter -> the values that tuning may try) and `build(config) -> Model`; `SEARCH_STARTS` if tuning should try some
+sets first; `DISTRIBUTED = True` if several machines can fit it together. To add one, write the module, put an entry
+with `kind: KIND` under `models` in params.yaml, and name it in dvc.yaml (README.md says where).
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ class Choice:
 
 
 SearchSpace = dict[str, Uniform | Choice]
+#: Sets that have proved good on some world, each as what it changes of the defaults: tuning tries them first. Feurer et
+#: al. 2015, "Initializing Bayesian hyperparameter optimization via meta-learning", starts a search that way.
+SearchStarts = tuple[dict[str, Any], ...]
 
 
 class Model(Protocol):
@@ -70,6 +73,7 @@ class Kind:
     search_space: SearchSpace
     build: Callable[[Any], Model]
     distributed: bool = False  # whether several machines can fit it together
+    starts: SearchStarts = ()
     version: int = 0  # to be raised when the same parameters come to make another model: a new study begins
 
 
@@ -80,8 +84,9 @@ def load_kind(name: str) -> Kind:
     module = importlib.import_module(f"pipeline.models.{name}")
     if not hasattr(module, "Config"):
         raise ParameterError(f"pipeline/models/{name}.py holds no Config, so it is no model")
-    optional = getattr(module, "DISTRIBUTED", False), getattr(module, "VERSION", 0)
-    return Kind(name, module.Config, module.SEARCH_SPACE, module.build, *optional)
+    names = {"distributed": "DISTRIBUTED", "starts": "SEARCH_STARTS", "version": "VERSION"}
+    optional = {field: getattr(module, name) for field, name in names.items() if hasattr(module, name)}
+    return Kind(name, module.Config, module.SEARCH_SPACE, module.build, **optional)
 
 
 def model_config(params: Path, name: str, tuned: Path | None = None) -> tuple[Kind, Any]:

@@ -19,7 +19,7 @@ from pipeline.core.errors import ParameterError
 from pipeline.core.files import read_json, write_json
 from pipeline.core.progress import log
 from pipeline.metrics import quality
-from pipeline.models.base import Choice, Model, SearchSpace, Uniform
+from pipeline.models.base import Choice, Model, SearchSpace, SearchStarts, Uniform
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field, drawn
 from pipeline.schemas.features import Scope
 from pipeline.schemas.fitting import FitOptions, Fitted
@@ -90,6 +90,12 @@ SEARCH_SPACE: SearchSpace = {
     "feature_fraction": Uniform(low=0.3, high=1.0),
     "lambda_l2": Uniform(low=1e-2, high=1e2, log=True),
 }
+SEARCH_STARTS: SearchStarts = (
+    {"num_leaves": 9, "min_data_in_leaf": 100, "feature_fraction": 0.3, "lambda_l2": 10.0},
+    {"num_leaves": 15, "feature_fraction": 0.4},
+    {"num_leaves": 15, "feature_fraction": 0.4, "objective": "binary"},
+    {"num_leaves": 31, "min_data_in_leaf": 200, "feature_fraction": 0.4, "lambda_l2": 20.0},
+)
 
 
 class GradientBoostedTrees:

@@ -135,6 +135,7 @@ class Search:
         self.study = open_study(self.journal, self.name, self.lock)
         self.defaults = space.encoded(self.kind.search_space, self.config)
         self.distributions = space.distributions(self.kind.search_space, self.config)
+        self.starts = [space.encoded(self.kind.search_space, replace(self.config, **c)) for c in self.kind.starts]
         self.future = self.samples[-1].part("target").array("future")
 
     def __reduce__(self) -> tuple[type[Search], tuple[Any, ...]]:
@@ -193,15 +194,15 @@ class Search:
         return [t for t in trials if t.state == TrialState.FAIL and len(t.params) == len(self.distributions)]
 
     def _ask(self, worker: str, taken: list[FrozenTrial]) -> optuna.Trial:
-        """The next set: the defaults, then what a dead worker has left behind; then two near the likeliest one for each
-        that the sampler proposes, which looks everywhere.
+        """The next set: the defaults, then what a dead worker has left behind, and what has proved good elsewhere; then
+        two near the likeliest one for each that the sampler proposes, which looks everywhere.
 
         Both are seeded by the number of trials, so a killed and resumed study tries the same sets as an undisturbed
         one.
         """
         trials, known = self.study.get_trials(deepcopy=False), [t.params for t in taken]
         lost = [t.params for t in self._failed(trials)]
-        planned = [params for params in [self.defaults, *lost] if params not in known]
+        planned = [params for params in [self.defaults, *lost, *self.starts] if params not in known]
         seed = self.tuning.seed * 100_003 + len(taken)
         if not planned and len(taken) % 3:
             best, random = likeliest(taken, self.future), np.random.default_rng(seed)

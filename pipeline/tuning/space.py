@@ -13,6 +13,8 @@ from pipeline.models.base import Choice, SearchSpace, Uniform
 
 #: The standard deviation of a step, as a share of the range.
 _STEP = 0.15
+#: The chance that a number takes one, and that a choice becomes another, which may change much more.
+_NUMBER_MOVES, _CHOICE_MOVES = 0.5, 0.25
 
 
 def distributions(space: SearchSpace, config: Any) -> dict[str, BaseDistribution]:
@@ -51,12 +53,16 @@ def decoded(space: SearchSpace, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def near(params: dict[str, Any], within: dict[str, BaseDistribution], random: np.random.Generator) -> dict[str, Any]:
-    """A set near another one: each of its values, but at least one, takes a step with a chance of a half; a choice
-    becomes any other."""
-    movable = [name for name, distribution in within.items() if not distribution.single()]
+    """A set near another one: some of its values, but at least one, take a step; a choice becomes any other."""
+    movable = {
+        name: _CHOICE_MOVES if isinstance(distribution, CategoricalDistribution) else _NUMBER_MOVES
+        for name, distribution in within.items()
+        if not distribution.single()
+    }
     if not movable:
         return dict(params)
-    moved = [name for name in movable if random.random() < 0.5] or [movable[random.integers(len(movable))]]
+    moved = [name for name, chance in movable.items() if random.random() < chance]
+    moved = moved or [list(movable)[random.integers(len(movable))]]
     return params | {name: _step(params[name], within[name], random) for name in moved}
 
 

@@ -407,6 +407,22 @@ def test_every_value_of_the_search_space_is_accepted(kind: Kind) -> None:
             assert parsed == replace(default, **{name: value})
 
 
+def test_search_starts_are_within_the_space(kind: Kind) -> None:
+    """And differ from each other and from the defaults, so that none is tried twice."""
+    known = [kind.config()]
+    for changes in kind.starts:
+        config = replace(kind.config(), **changes)
+        assert config not in known
+        known.append(config)
+        for name, value in changes.items():
+            space = kind.search_space[name]
+            if isinstance(space, Choice):
+                assert value in space.values
+            else:
+                assert space.low <= value <= space.high
+                assert isinstance(value, int) or not space.whole
+
+
 def test_search_space_is_data(kind: Kind) -> None:
     """Its repr names a study: it must not hold what has another repr in the next process."""
     assert " at 0x" not in repr(kind.search_space)

@@ -146,6 +146,17 @@ def test_the_winner_is_the_best_trial(world: Encoded, runtime: RuntimeConfig, tm
     assert max(tried) == best.value > tried[0]
 
 
+def test_what_was_good_elsewhere_is_tried_first(world: Encoded, runtime: RuntimeConfig, tmp_path: Path) -> None:
+    """Each as a change of the defaults, once; what is the same as the defaults is not tried again."""
+    kind = replace(fake_kind(), starts=({"x": 0.5}, {"x": 0.9, "shape": (1,)}, {"shape": (2, 1), "depth": 30}))
+    run(world, runtime, tmp_path, kind, trials=4)
+    assert FakeModel.fits[:3] == [FakeConfig(), FakeConfig(x=0.5), FakeConfig(shape=(2, 1), depth=30)]
+    assert len(FakeModel.fits) == 5
+    assert len({repr(config) for config in FakeModel.fits}) == 5
+    run(world, runtime, tmp_path, kind, trials=5)
+    assert len(FakeModel.fits) == 6
+
+
 def test_the_winner_is_read_by_training(world: Encoded, runtime: RuntimeConfig, tmp_path: Path) -> None:
     """Tuples of a choice travel as lists: they come back as they were."""
     (tmp_path / "params.yaml").write_text("models: {deep: {kind: deepfm}}", encoding="utf-8")
@@ -246,7 +257,7 @@ def test_few_sets_are_tried_on_the_whole_sample(
         if Small(config).score() >= before[max(1, len(before) // 4) - 1]:
             expected.append(config)
     assert set(whole) <= set(expected)
-    assert 2 <= len(whole) < 12
+    assert 2 <= len(whole) < 15
     assert max(small, key=lambda config: Small(config).score()) in whole
     assert winner["x"] == pytest.approx(max(whole, key=lambda config: Small(config).score()).x, rel=1e-4)
 
