@@ -22,7 +22,7 @@ from pipeline.factorization import ffm
 from pipeline.factorization.displays import Inputs
 from pipeline.factorization.model import FactorizationModel
 from pipeline.factorization.tables import TableConfig, TableLearner
-from pipeline.models.base import Choice, Model, SearchSpace, SearchStarts, Uniform
+from pipeline.models.base import Choice, Model, SearchSpace, Uniform
 from pipeline.schemas.encoded import EncodedPart
 
 
@@ -40,10 +40,6 @@ SEARCH_SPACE: SearchSpace = {
     "learning_rate": Uniform(low=0.1, high=2.0, log=True),
     "l2": Uniform(low=1e-6, high=1e-3, log=True),
 }
-SEARCH_STARTS: SearchStarts = (
-    {"learning_rate": 0.5, "l2": 1e-4},
-    {"learning_rate": 0.5, "l2": 1e-4, "k": 8},
-)
 
 
 class FFM(TableLearner):

@@ -22,7 +22,7 @@ from pipeline.factorization import ftrl
 from pipeline.factorization.displays import Displays, Inputs, named_crosses
 from pipeline.factorization.model import FactorizationModel
 from pipeline.factorization.training import Arrays, FactorizationConfig
-from pipeline.models.base import Model, SearchSpace, SearchStarts, Uniform
+from pipeline.models.base import Model, SearchSpace, Uniform
 from pipeline.schemas.encoded import EncodedPart
 
 
@@ -55,11 +55,6 @@ SEARCH_SPACE: SearchSpace = {
     "l1": Uniform(low=0.0, high=2.0),
     "l2": Uniform(low=0.1, high=100.0, log=True),
 }
-SEARCH_STARTS: SearchStarts = (
-    {"alpha": 0.05, "l2": 5.0},
-    {"alpha": 0.03, "l2": 5.0, "l1": 1.0},
-    {"alpha": 0.06, "l2": 100.0},
-)
 
 
 class LogisticRegression:

@@ -21,7 +21,7 @@ from pipeline.nn.model import NetworkModel
 from pipeline.nn.network import Network
 from pipeline.nn.norms import Norm
 from pipeline.nn.terms import Joined, Logit
-from pipeline.nn.training import DEEP_STARTS, DeepConfig
+from pipeline.nn.training import DeepConfig
 
 NormName = Literal["none", "layer", "variance"]
 
@@ -57,7 +57,6 @@ SEARCH_SPACE: SearchSpace = {
     "embedding_learning_rate": Uniform(low=1e-3, high=0.05, log=True),
     "l2": Uniform(low=1e-6, high=1e-2, log=True),
 }
-SEARCH_STARTS = DEEP_STARTS
 
 
 class NormDNN(Network):

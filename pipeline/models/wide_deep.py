@@ -17,7 +17,7 @@ from pipeline.nn.layers import MLP, input_sizes
 from pipeline.nn.model import NetworkModel
 from pipeline.nn.network import Network
 from pipeline.nn.terms import Logit
-from pipeline.nn.training import DEEP_STARTS, DeepConfig
+from pipeline.nn.training import DeepConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,6 @@ SEARCH_SPACE: SearchSpace = {
     "embedding_learning_rate": Uniform(low=1e-3, high=0.05, log=True),
     "l2": Uniform(low=1e-6, high=1e-2, log=True),
 }
-SEARCH_STARTS = DEEP_STARTS
 
 
 class WideDeep(Network):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -96,17 +96,6 @@ class DeepConfig(TrainingConfig):
         check(self.embedding_dim >= 1, f"embedding_dim: must be 1 or more, found {self.embedding_dim}")
         check(all(size >= 1 for size in self.hidden), f"hidden: sizes must be 1 or more, found {list(self.hidden)}")
         check(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, found {self.dropout}")
-
-
-_GOOD = {"learning_rate": 1e-3, "embedding_learning_rate": 0.01, "l2": 2e-3, "dropout": 0.2}
-#: Of such networks: see models.base.SearchStarts.
-DEEP_STARTS: tuple[dict[str, Any], ...] = (
-    _GOOD,
-    _GOOD | {"embedding_learning_rate": 0.005},
-    _GOOD | {"learning_rate": 3e-3},
-    _GOOD | {"embedding_dim": 4},
-    _GOOD | {"l2": 0.01},
-)
 
 
 class NetworkTrainer:
