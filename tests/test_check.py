@@ -41,7 +41,11 @@ def test_what_is_committed_is_understood() -> None:
         ("- campaign_id x platform", "- campaign_id x plattform", "models.lr_crosses.crosses: no 'plattform' is there"),
         ("groups: [mf, vae_cf, dkt] ", "groups: [mf, dkt] ", "collaborative.vae_cf: not in collaborative.groups"),
         ("context: [leak,", "context: [leek,", "blend.context: no 'leek' is there; did you mean leak?"),
-        ("members: [lr,", "members: [lrr,", "blend.members: no 'lrr' is there; did you mean lr?"),
+        (
+            "members: [lr_crosses,",
+            "members: [lr_cross,",
+            "blend.members: no 'lr_cross' is there; did you mean lr_crosses?",
+        ),
         ("models: [lr_crosses, ffm]", "models: [lr_cross]", "out_of_fold.models: no 'lr_cross' is there; did you"),
         ("models: [lr_crosses, ffm]", "models: [dcnv2]", "out_of_fold.models: dcnv2: a model of kind dcnv2 learns"),
         ("models: [lr_crosses, ffm]", "models: []", "out_of_fold: models: expected the name of one model or more"),
@@ -79,7 +83,7 @@ def test_a_model_that_no_stage_trains(tmp_path: Path) -> None:
 
 
 def test_a_member_that_no_stage_refits(tmp_path: Path) -> None:
-    path = edited(tmp_path, "members: [lr,", "members: [mf, lr,")
+    path = edited(tmp_path, "members: [lr_crosses,", "members: [mf, lr_crosses,")
     check_stages(path, STAGES)
     pipeline = tmp_path / "dvc.yaml"
     pipeline.write_text(STAGES.read_text(encoding="utf-8").replace("refit_choice:", "again_choice:"), encoding="utf-8")
