@@ -70,7 +70,8 @@ class Limited(NamedTuple):
 
 def limited(run: Path, model: str, times: dict[str, float]) -> Limited | None:
     """None if a model learns from all displays."""
-    kind, config = model_config(run / "params.yaml", model, run / "tuned" / f"{model}.yaml")
+    tuned = run / "tuned" / f"{model}.yaml"
+    kind, config = model_config(run / "params.yaml", model, tuned if tuned.exists() else None)
     if not hasattr(config, "displays"):
         return None
     fit, scoring = {}, {}
