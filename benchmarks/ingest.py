@@ -93,7 +93,7 @@ def bare(path: Path, folder: Path, runtime: RuntimeConfig) -> None:
 
 
 def numbered(path: Path, folder: Path, runtime: RuntimeConfig) -> None:
-    """Events and users as ours writes them, in SQL: the file is read once, users are numbered in the order of uuid."""
+    """Events and users, in SQL: the file is read once, users are numbered in the order of uuid, the quickest there."""
     place = ", ".join(
         f"nullif(split_part(geo_location, '>', {k}), '') AS {part}" for k, part in enumerate(Geography.PARTS, 1)
     )

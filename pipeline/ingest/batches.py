@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.schemas.raw import RawColumn, RawFile
 
@@ -41,6 +43,15 @@ def arrow_type(column: RawColumn) -> pa.DataType:
 def arrow_schema(spec: RawFile) -> pa.Schema:
     """The columns of a raw file with the types in which they are read."""
     return pa.schema([(column.name, arrow_type(column)) for column in spec.columns])
+
+
+def array_of(kind: pa.DataType, numbers: NDArray[Any], known: NDArray[np.bool_] | None = None) -> pa.Array:
+    """Numbers, whose type is this, as an array that is null where they are not known.
+
+    Made of buffers: `pa.array` would load pandas, which takes as long as half a million events.
+    """
+    valid = None if known is None else pa.py_buffer(np.packbits(known, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(numbers), [valid, pa.py_buffer(numbers)])
 
 
 def to_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -27,7 +27,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import zip_members
 from pipeline.core.progress import bar
 from pipeline.ingest.batches import NULLS, arrow_schema, check_batch, to_schema
-from pipeline.ingest.rewriters import REWRITERS, Dirt
+from pipeline.ingest.rewriters import REWRITERS, Dirt, Rewriter
 from pipeline.schemas.raw import RawColumn, RawFile
 
 #: Bytes of text that become one record batch.
@@ -177,16 +177,17 @@ class RawStream:
 
     `batches` are those of `schema`: geo_location is split, publish_time is a number. `reader` gives them to DuckDB,
     which turns any exception into a text: the exception itself stays in `error`. `watchers` see each batch as it is in
-    the file. The text is parsed in a thread of its own, so that others can join, compress and write meanwhile.
+    the file; `rewriters` change it after those that its columns always have. The text is parsed in a thread of its own,
+    so that others can join, compress and write meanwhile.
     """
 
-    def __init__(self, source: RawInput, watchers: Sequence[Watcher] = ()) -> None:
+    def __init__(self, source: RawInput, watchers: Sequence[Watcher] = (), rewriters: Sequence[Rewriter] = ()) -> None:
         self.source = source
         self.watchers = watchers
         self._raw = arrow_schema(source.spec)
         self.rows = 0
         self.nulls = dict.fromkeys(self._raw.names, 0)
-        self._rewriters = [REWRITERS[name]() for name in self._raw.names if name in REWRITERS]
+        self._rewriters = [*(REWRITERS[name]() for name in self._raw.names if name in REWRITERS), *rewriters]
         self.schema = self._raw
         for rewriter in self._rewriters:
             self.schema = rewriter.schema(self.schema)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.ingest.batches import array_of
 from pipeline.schemas.raw import DAY_MS, EPOCH_MS
 
 #: A geo_location that says nothing.
@@ -65,7 +66,7 @@ class Geography:
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         at = batch.schema.get_field_index("geo_location")
         values: list[str] = batch.column(at).dictionary.to_pylist()
-        codes = _codes(batch.column(at))
+        codes = codes_of(batch.column(at))
         places = [value.split(">") for value in values]
         self._count(values, places, codes)
         parts = [_recode([_part(place, k) for place in places], codes) for k in range(len(self.PARTS))]
@@ -87,7 +88,7 @@ def _part(place: list[str], k: int) -> str | None:
     return place[k] if k < len(place) and place[k] not in ("", NOWHERE) else None
 
 
-def _codes(values: pa.DictionaryArray) -> NDArray[np.int32]:
+def codes_of(values: pa.DictionaryArray) -> NDArray[np.int32]:
     """The codes of an array; that of a null is the first that the dictionary does not have."""
     indices, unknown = values.indices, len(values.dictionary)
     codes = np.frombuffer(indices.buffers()[1], np.int32)[indices.offset : indices.offset + len(indices)]
@@ -99,24 +100,14 @@ def _valid(values: pa.Array) -> NDArray[np.bool_]:
 
 
 def _recode(texts: list[str | None], codes: NDArray[np.int32]) -> pa.DictionaryArray:
-    """The texts at these codes, as a dictionary that holds each text once; null at the code after the last.
-
-    Arrays are made of buffers: `pa.array` would load pandas, which takes as long as half a million events.
-    """
+    """The texts at these codes, as a dictionary that holds each text once; null at the code after the last."""
     known = list(dict.fromkeys(text for text in texts if text is not None))
     place = {text: i for i, text in enumerate(known)}
     places = np.array([-1 if text is None else place[text] for text in [*texts, None]], np.int32)[codes]
     encoded = [text.encode() for text in known]
     ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
     texts_once = pa.StringArray.from_buffers(len(known), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
-    return pa.DictionaryArray.from_arrays(_array(pa.int32(), places, places >= 0), texts_once)
-
-
-def _array(kind: pa.DataType, numbers: NDArray[Any], known: NDArray[np.bool_]) -> pa.Array:
-    """An array of numbers that is null where they are not known."""
-    return pa.Array.from_buffers(
-        kind, len(numbers), [pa.py_buffer(np.packbits(known, bitorder="little")), pa.py_buffer(numbers)]
-    )
+    return pa.DictionaryArray.from_arrays(array_of(pa.int32(), places, places >= 0), texts_once)
 
 
 class PublishTime:
@@ -154,7 +145,7 @@ class PublishTime:
         kind = np.where(valid, np.select(wrong, range(len(wrong)), -1), -1)
         if (kind >= 0).any():
             self._count(texts, time, kind)
-        numbers = _array(pa.int64(), time - EPOCH_MS, valid & (kind < 0))
+        numbers = array_of(pa.int64(), time - EPOCH_MS, valid & (kind < 0))
         return batch.set_column(at, "publish_time", numbers)
 
     def _count(self, texts: pa.StringArray, time: NDArray[np.int64], kind: NDArray[np.int64]) -> None:
@@ -178,7 +169,7 @@ def _milliseconds(texts: pa.StringArray) -> NDArray[np.int64]:
     except pa.ArrowInvalid:  # one of them, at least
         distinct = texts.dictionary_encode()
         times = _one_by_one(pc.utf8_rtrim(distinct.dictionary, characters="Z"))
-        return np.append(times, _NO_TIME)[_codes(distinct)]
+        return np.append(times, _NO_TIME)[codes_of(distinct)]
 
 
 def _one_by_one(texts: pa.StringArray) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from pipeline.ingest.config import IngestConfig
 from pipeline.ingest.locate import explain
 from pipeline.ingest.readers import RawInput, RawStream, Watcher
 from pipeline.ingest.report import Report, parquet
+from pipeline.ingest.rewriters import Rewriter
 from pipeline.ingest.writing import write_parquet
 from pipeline.schemas.tables import TABLES
 
@@ -130,7 +131,7 @@ def load(
     query: str = "",
     *,
     watchers: Sequence[Watcher] = (),
-    scratch: bool = False,
+    rewriters: Sequence[Rewriter] = (),
 ) -> None:
     """Stream a raw file, as it is or through a query over `raw_rows`, into a Parquet file; note what went by.
 
@@ -138,13 +139,13 @@ def load(
     and for a damaged file.
     """
     log.info("reading %s", build.inputs[name].path)
-    with RawStream(build.inputs[name], watchers) as stream:
+    with RawStream(build.inputs[name], watchers, rewriters) as stream:
         try:
             if query:
                 with raw_rows(build.engine, stream):
                     write(build, query, path)
             else:
-                write_parquet(path, stream.schema, stream.batches(), scratch=scratch)
+                write_parquet(path, stream.schema, stream.batches())
         except Exception:
             if stream.error is None:
                 raise
@@ -164,26 +165,27 @@ def raw_rows(engine: DuckDBEngine, stream: RawStream) -> Iterator[None]:
         engine.connection.unregister("raw_rows")
 
 
-def stage(build: Build, name: str, *keys: str, watchers: Sequence[Watcher] = (), scratch: bool = False) -> Staged:
-    """All rows of a raw file, in its order, as an intermediate file; nothing is dropped from it yet.
-
-    scratch: the file will never be the table itself.
-    """
+def stage(
+    build: Build, name: str, *keys: str, watchers: Sequence[Watcher] = (), rewriters: Sequence[Rewriter] = ()
+) -> Staged:
+    """All rows of a raw file, in its order, as an intermediate file; nothing is dropped from it yet."""
     staged = Staged(build.inputs[name], build.engine.scratch(f"{name}.parquet"), KeyOrder(*keys))
-    load(build, name, staged.path, watchers=(staged.order, *watchers), scratch=scratch)
+    load(build, name, staged.path, watchers=(staged.order, *watchers), rewriters=rewriters)
     build.engine.sql("CREATE OR REPLACE TEMP TABLE dropped (row BIGINT)")
     return staged
 
 
-def finish(build: Build, staged: Staged, *, by: str = "row") -> None:
+def finish(build: Build, staged: Staged, *, by: str = "row") -> bool:
     """Make the table of a staged file whose columns need no work: drop what is to be dropped, sort it if it must be.
 
-    by: the order, as SQL; the names of columns only if they are those whose order was watched.
+    by: the order, as SQL; the names of columns only if they are those whose order was watched. Returns whether the
+    table is the staged file as it was.
     """
     name = staged.source.spec.name
     ((dropped,),) = build.engine.sql("SELECT count(*) FROM dropped")
     if not dropped and (staged.order.strict or by == "row"):
         shutil.move(staged.path, build.path(name))
-        return
+        return True
     write(build, f"SELECT {', '.join(TABLES[name])} FROM {staged.rows(build.engine)} ORDER BY {by}", build.path(name))
     staged.path.unlink()
+    return False

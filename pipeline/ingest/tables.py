@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pipeline.ingest.checks import IN_RANGE, TimeRange, check_apart, check_clicks, check_duplicates, check_lengths
+from pipeline.ingest.numbering import Numbering
 from pipeline.ingest.page_views import page_views
 from pipeline.ingest.report import parquet
 from pipeline.ingest.staging import Build, ClickCount, finish, load, stage, write
+from pipeline.ingest.writing import write_parquet
 from pipeline.schemas.tables import TABLES
 
 
@@ -43,20 +45,30 @@ def clicks_test(build: Build) -> None:
 
 
 def events(build: Build) -> None:
-    """Events, and the users that they name."""
-    times = TimeRange(build, "events")
-    staged = stage(build, "events", "display_id", watchers=(times,), scratch=True)
+    """Events, and the users that they name, numbered while the file streams by."""
+    times, users = TimeRange(build, "events"), Numbering("uuid", "user_id")
+    staged = stage(build, "events", "display_id", watchers=(times,), rewriters=(users,))
     times.note()
     if times.outside:
         build.engine.sql(f"INSERT INTO dropped SELECT row FROM {staged.all_rows} WHERE NOT {IN_RANGE}")
     check_duplicates(build, staged, "duplicate_event", best="timestamp")
-    rows = staged.rows(build.engine)
-    in_order = f"SELECT DISTINCT uuid FROM {rows} ORDER BY uuid"  # numbered as they stream by: sorted but once
-    write(build, f"SELECT (row_number() OVER () - 1)::UINTEGER AS user_id, uuid FROM ({in_order})", build.path("users"))
-    columns, users = ", ".join(TABLES["events"]), parquet(build.path("users"))
-    query = f"SELECT {columns} FROM {rows} LEFT JOIN {users} USING (uuid) ORDER BY display_id"
-    write(build, query, build.path("events"))
-    staged.path.unlink()
+    as_it_came = finish(build, staged, by="display_id")
+    write_parquet(build.path("users"), *users.table())
+    if not as_it_came:
+        _number_again(build)
+
+
+def _number_again(build: Build) -> None:
+    """Number the users in the order in which events has them by now, without those whose events were dropped."""
+    events, users = build.path("events"), build.path("users")
+    build.engine.sql(
+        "CREATE OR REPLACE TEMP TABLE numbers AS "
+        "SELECT user_id AS before, (row_number() OVER () - 1)::UINTEGER AS after "
+        f"FROM (SELECT user_id FROM {parquet(events)} GROUP BY user_id ORDER BY min(display_id))"
+    )
+    for path, order in ((events, "display_id"), (users, "user_id")):
+        renumbered = f"SELECT rows.* REPLACE (after AS user_id) FROM {parquet(path)} AS rows"
+        write(build, f"{renumbered} JOIN numbers ON user_id = before ORDER BY {order}", path)
 
 
 def of_distinct(build: Build, name: str) -> None:

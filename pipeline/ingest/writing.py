@@ -1,8 +1,8 @@
 """Record batches to Parquet: row groups of a fixed size, so that the same rows are the same bytes, however they came.
 
 pyarrow compresses while the next batches are computed. The encodings suit the tables: times, users and the id that a
-table is of, its first column, are stored as differences, sorted texts as what they do not share with the text before,
-all else by a dictionary.
+table is of, its first column, are stored as differences, texts that are there once as they are, all else by a
+dictionary.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from pipeline.core.files import atomic_path
 _ENCODINGS = {
     "user_id": "DELTA_BINARY_PACKED",
     "timestamp": "DELTA_BINARY_PACKED",
-    "uuid": "DELTA_BYTE_ARRAY",
+    "uuid": "DELTA_LENGTH_BYTE_ARRAY",
 }
 
 
-def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, scratch: bool = False) -> None:
-    """Write batches of this schema, whole or not at all. scratch: as fast as can be, for a file that will not stay."""
+def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write batches of this schema, whole or not at all."""
     names = schema.names
     encodings = {names[0]: "DELTA_BINARY_PACKED"} | {name: _ENCODINGS[name] for name in names if name in _ENCODINGS}
-    coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]  # cheaper to keep than to decode
-    options = {"compression": "none", "use_dictionary": coded} if scratch else {
+    options = {
         "compression": "zstd",
         "use_dictionary": [name for name in names if name not in encodings],
         "column_encoding": encodings,
-    }  # fmt: skip
+        "write_statistics": [*encodings],  # ranges of other columns tell nothing
+    }
     with (
         atomic_path(path) as partial,
         pq.ParquetWriter(partial, schema, store_schema=False, **options) as writer,

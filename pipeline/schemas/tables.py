@@ -2,8 +2,8 @@
 
 Ids are unsigned 32-bit, `timestamp` and `publish_time` are milliseconds after the competition's epoch (int64; see
 `raw.EPOCH_MS`), the geo_location is split at `>` into country, state and dma, and a user is a dense number: `user_id`
-counts the distinct uuids of events in the order of the text, `users` keeps the map. What a raw file leaves unknown is
-null.
+counts the distinct uuids of events in the order of their first displays, `users` keeps the map. What a raw file leaves
+unknown is null.
 """
 
 from __future__ import annotations
