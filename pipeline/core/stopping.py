@@ -6,9 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-#: Of a target's displays, by how many a fit is measured on its way: as many tell its best moment as well as all would.
-MEASURED_DISPLAYS = 1_000_000
-
 T = TypeVar("T")
 
 

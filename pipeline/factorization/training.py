@@ -18,10 +18,10 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import atomic_path, read_json, take_back, write_json
 from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.core.stopping import MEASURED_DISPLAYS, Progress
+from pipeline.core.stopping import Progress
 from pipeline.factorization.displays import Displays, Inputs, Reader
 from pipeline.metrics import quality
-from pipeline.schemas.encoded import EncodedPart, drawn
+from pipeline.schemas.encoded import EncodedPart
 from pipeline.schemas.features import Scope
 from pipeline.schemas.predictions import labels_of, within_display_logits
 
@@ -156,7 +156,7 @@ class Trainer:
 
     def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
         state = self.progress
-        displays = drawn(slice(0, target.displays), MEASURED_DISPLAYS)
+        displays = target.measured
         score = predict(self.learner, self.inputs, target, self.config, self.cores, displays)
         found = quality(score, labels_of(target, displays))
         if state.evaluated(found.worth, self.config.patience, **found.shown):

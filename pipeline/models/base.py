@@ -48,6 +48,17 @@ SearchSpace = dict[str, Uniform | Choice]
 SearchStarts = tuple[dict[str, Any], ...]
 
 
+#: What networks have in common.
+NETWORK_SPACE: SearchSpace = {
+    "embedding_dim": Choice(values=(4, 8, 16)),
+    "hidden": Choice(values=((64,), (128, 64), (256, 128))),
+    "dropout": Uniform(low=0.0, high=0.5),
+    "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
+    "embedding_learning_rate": Uniform(low=1e-3, high=0.05, log=True),
+    "l2": Uniform(low=1e-6, high=1e-2, log=True),
+}
+
+
 class Model(Protocol):
     """`build` only stores the config; `fit` learns from history; `predict` gives a logit for every impression."""
 

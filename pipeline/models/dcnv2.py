@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.config import check
-from pipeline.models.base import Choice, Model, SearchSpace, Uniform
+from pipeline.models.base import NETWORK_SPACE, Choice, Model, SearchSpace
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, input_sizes
 from pipeline.nn.model import NetworkModel
@@ -38,14 +38,9 @@ class Config(DeepConfig):
 
 
 SEARCH_SPACE: SearchSpace = {
-    "embedding_dim": Choice(values=(4, 8, 16)),
+    **NETWORK_SPACE,
     "cross_layers": Choice(values=(1, 2, 3)),
     "rank": Choice(values=(16, 32, 64)),
-    "hidden": Choice(values=((64,), (128, 64), (256, 128))),
-    "dropout": Uniform(low=0.0, high=0.5),
-    "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
-    "embedding_learning_rate": Uniform(low=1e-3, high=0.05, log=True),
-    "l2": Uniform(low=1e-6, high=1e-2, log=True),
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.models.base import Choice, Model, SearchSpace, Uniform
+from pipeline.models.base import NETWORK_SPACE, Model
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, fm, input_sizes
 from pipeline.nn.model import NetworkModel
@@ -25,14 +25,7 @@ class Config(DeepConfig):
     """Without a hidden layer it is a factorization machine."""
 
 
-SEARCH_SPACE: SearchSpace = {
-    "embedding_dim": Choice(values=(4, 8, 16)),
-    "hidden": Choice(values=((64,), (128, 64), (256, 128))),
-    "dropout": Uniform(low=0.0, high=0.5),
-    "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
-    "embedding_learning_rate": Uniform(low=1e-3, high=0.05, log=True),
-    "l2": Uniform(low=1e-6, high=1e-2, log=True),
-}
+SEARCH_SPACE = NETWORK_SPACE
 
 
 class DeepFM(Network):

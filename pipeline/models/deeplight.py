@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.config import check
-from pipeline.models.base import Choice, Model, SearchSpace, Uniform
+from pipeline.models.base import NETWORK_SPACE, Model
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.layers import MLP, WeightedPairs, input_sizes
 from pipeline.nn.model import NetworkModel
@@ -59,14 +59,7 @@ class Config(DeepConfig):
         return max(self.embedding_sparsity, self.hidden_sparsity, self.pair_sparsity) > 0
 
 
-SEARCH_SPACE: SearchSpace = {
-    "embedding_dim": Choice(values=(4, 8, 16)),
-    "hidden": Choice(values=((128, 64), (256, 128))),
-    "dropout": Uniform(low=0.0, high=0.5),
-    "learning_rate": Uniform(low=3e-4, high=1e-2, log=True),
-    "embedding_learning_rate": Uniform(low=1e-3, high=0.05, log=True),
-    "l2": Uniform(low=1e-6, high=1e-2, log=True),
-}
+SEARCH_SPACE = NETWORK_SPACE  # how much is to be pruned is for who deploys it to say: nothing rises by it but speed
 
 
 class DeepLight(Network):

@@ -129,8 +129,8 @@ class GradientBoostedTrees:
         if options.length is not None:
             return Boosting(parameters, self._schedule(max(1, round(options.length))), train, objective=objective)
         target = encoded.part("target")
-        displays = drawn(slice(0, target.displays), stopping.MEASURED_DISPLAYS)
-        measured, labels = binned(target, self.fields, parameters, train, displays), labels_of(target, displays)
+        labels = labels_of(target, target.measured)
+        measured = binned(target, self.fields, parameters, train, target.measured)
         schedule, measure = self._schedule(self.config.rounds), lambda score: quality(score, labels)
         return Boosting(parameters, schedule, train, measured, measure, options.report, objective)
 

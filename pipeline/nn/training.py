@@ -22,7 +22,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.files import atomic_path
 from pipeline.core.progress import bar, log
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.core.stopping import MEASURED_DISPLAYS, Progress
+from pipeline.core.stopping import Progress
 from pipeline.metrics import quality
 from pipeline.nn import exchange
 from pipeline.nn.batches import Batch, Inputs
@@ -31,7 +31,7 @@ from pipeline.nn.reading import Reader
 from pipeline.nn.rows import Kind
 from pipeline.nn.steps import Optimizer
 from pipeline.nn.threads import Threads
-from pipeline.schemas.encoded import EncodedPart, drawn
+from pipeline.schemas.encoded import EncodedPart
 from pipeline.schemas.features import Scope
 from pipeline.schemas.predictions import labels_of, within_display_logits
 
@@ -178,7 +178,7 @@ class NetworkTrainer:
 
     def _evaluate(self, target: EncodedPart, report: Callable[[int, float], None]) -> None:
         state = self.progress
-        displays = drawn(slice(0, target.displays), MEASURED_DISPLAYS)
+        displays = target.measured
         score = predict(self.network, self.inputs, target, self.config, self.device, self.cores, displays, True)
         found = quality(score, labels_of(target, displays))
         if state.evaluated(found.worth, self.config.patience, **found.shown):

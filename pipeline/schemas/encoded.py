@@ -78,6 +78,8 @@ def code_type(size: int) -> np.dtype[Any]:
     return np.dtype(np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.int32)
 
 
+#: Of a target's displays, by how many a fit is measured on its way: as many tell its best moment as well as all would.
+MEASURED_DISPLAYS = 1_000_000
 HEADER = 128  # bytes before the values of a .npy file
 _DRAWN_TOGETHER = 1 << 10  # displays, since they lie together
 
@@ -138,6 +140,11 @@ class EncodedPart:
     def whole(self) -> list[slice]:
         """All displays, as ranges of them."""
         return [slice(0, self.displays)]
+
+    @property
+    def measured(self) -> list[slice]:
+        """The displays by which a fit is measured on its way, as ranges of them."""
+        return drawn(slice(0, self.displays), MEASURED_DISPLAYS)
 
     def rows_of(self, displays: Sequence[slice]) -> list[slice]:
         """The rows of each of some ranges of displays."""

@@ -15,15 +15,12 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from pipeline.core import stopping
 from pipeline.core.config import parse
 from pipeline.core.errors import ParameterError
 from pipeline.core.runtime import RuntimeConfig
-from pipeline.factorization import training as factorization
 from pipeline.factorization.training import FactorizationConfig
 from pipeline.metrics import map12
 from pipeline.models.base import Choice, Kind, load_kind, model_config
-from pipeline.nn import training as nn
 from pipeline.nn.training import TrainingConfig
 from pipeline.schemas import encoded as schemas
 from pipeline.schemas.encoded import Encoded, EncodedPart, drawn
@@ -294,8 +291,7 @@ def test_a_large_target_is_measured_by_some_of_it(
     """The best moment is chosen by displays from all over the target, and by no others."""
     if "fields" not in {f.name for f in dataclasses.fields(kind.config)}:
         pytest.skip("fits nothing")
-    for module in (stopping, factorization, nn):
-        monkeypatch.setattr(module, "MEASURED_DISPLAYS", 30)
+    monkeypatch.setattr(schemas, "MEASURED_DISPLAYS", 30)
     monkeypatch.setattr(schemas, "_DRAWN_TOGETHER", 8)
     model, target = kind.build(short(kind)), world.part("target")
     fitted = model.fit(world, FitOptions(runtime=single))
