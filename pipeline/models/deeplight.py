@@ -34,8 +34,9 @@ from pipeline.nn.training import DeepConfig
 class Config(DeepConfig):
     """embedding_sparsity, hidden_sparsity, pair_sparsity: the shares of embeddings, of the MLP's weights and of field
     pairs that are 0 in the end; with all three 0 nothing is pruned. warmup, omega: how long nothing is pruned, and
-    after how much longer the shares are reached, as shares of `epochs`. damping: how much of the way is then left,
-    before the rest is pruned at once: little, as the last percents cost most. Only what is pruned in full is measured.
+    after how much longer the shares are reached, as shares of the longest training. damping: how much of the way is
+    then left, before the rest is pruned at once: little, as the last percents cost most. Only what is pruned in full is
+    measured.
     """
 
     embedding_sparsity: float = 0.9
@@ -76,15 +77,14 @@ class DeepLight(Network):
         y_fwfm = self.linear(x) + self.pairs(x.embeddings)
         return y_fwfm + self.mlp(x.inputs)
 
-    def prune(self, epoch: float, squares: Callable[[], Tensor]) -> bool:
+    def prune(self, done: float, squares: Callable[[], Tensor]) -> bool:
         """Prune as far as s(t) says at that time; whether that is all."""
         c = self.config
-        warmup, omega = c.warmup * c.epochs, c.omega * c.epochs
 
         def share(target: float) -> float:
-            return sparsity_at(epoch, target, warmup, omega, c.damping)
+            return sparsity_at(done, target, c.warmup, c.omega, c.damping)
 
-        if not c.pruned or epoch <= warmup:
+        if not c.pruned or done <= c.warmup:
             return not c.pruned
         embeddings, matrices = self.embed.weight[:, 1:], self.mlp.weights()
         if c.embedding_sparsity:
@@ -94,7 +94,7 @@ class DeepLight(Network):
             prune([embeddings], [embeddings.square().mul_(felt[:, 1:])], share(c.embedding_sparsity))
         self.pairs.prune(share(c.pair_sparsity))
         prune(matrices, [matrix.abs() for matrix in matrices], share(c.hidden_sparsity))
-        return epoch >= warmup + omega
+        return done >= c.warmup + c.omega
 
     @torch.no_grad()
     def turn(self, squares: Tensor) -> None:

@@ -39,10 +39,10 @@ class Network(nn.Module):
         with torch.no_grad():
             return self.logit(self.embed.inputs.nothing()).compiled()
 
-    def prune(self, epoch: float, squares: Callable[[], Tensor]) -> bool:
+    def prune(self, done: float, squares: Callable[[], Tensor]) -> bool:
         """Make the network smaller, if it is of that kind; called some times an epoch and before each evaluation.
 
-        epoch: how many are done. squares: gives those of the gradients of the table (N, 1 + E), RowOptimizer.squares.
-        Returns whether a network of this time is one to keep: only such are evaluated.
+        done: of the longest training, how much. squares: gives those of the gradients of the table (N, 1 + E),
+        RowOptimizer.squares. Returns whether a network of this time is one to keep: only such are evaluated.
         """
         return True

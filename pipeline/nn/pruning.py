@@ -13,12 +13,12 @@ from torch import Tensor
 _SAMPLE = 1_000_000  # about as many entries tell the threshold; 1 in 3,000 of a share of 0.9 is luck
 
 
-def sparsity_at(epoch: float, target: float, warmup: float, omega: float, damping: float) -> float:
-    """The share of weights that are 0 after so many epochs.
+def sparsity_at(time: float, target: float, warmup: float, omega: float, damping: float) -> float:
+    """The share of weights that are 0 at that time, in whatever unit it and the others are.
 
-    target * (1 - damping^((epoch - warmup) / omega)), 0 before warmup, and target from warmup + omega on.
+    target * (1 - damping^((time - warmup) / omega)), 0 before warmup, and target from warmup + omega on.
     """
-    since = (epoch - warmup) / omega
+    since = (time - warmup) / omega
     if since <= 0:
         return 0.0
     return target if since >= 1 else target * (1 - damping**since)

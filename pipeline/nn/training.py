@@ -51,8 +51,11 @@ class TrainingConfig:
     the loss is a mean of, a display or an impression; 1 in libffm, which makes a step for each.
     l2: of the weights and embeddings that a batch reads, for each time they are read.
     batch_displays: displays in a batch, 5.16 rows each on average.
-    epochs: at most; evaluations: how often an epoch is interrupted to measure; patience: how many evaluations
-    in a row may bring no gain before training stops.
+    epochs, displays: at most so many epochs, and no more of them than so many displays make, though one at least: the
+    more there is to learn from, the sooner a network has the ids by heart (Zhang et al. 2022, "Towards understanding
+    the overfitting phenomenon of deep click-through rate prediction models").
+    evaluations: how often an epoch is interrupted to measure; patience: how many evaluations in a row may bring no gain
+    before training stops.
     """
 
     groups: tuple[str, ...] = ()
@@ -66,13 +69,14 @@ class TrainingConfig:
     l2: float = 1e-5
     batch_displays: int = 256
     epochs: int = 5
+    displays: int = 1_500_000
     evaluations: int = 1
     patience: int = 1
     checkpoint_minutes: float = 10.0
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("batch_displays", "epochs", "evaluations", "patience"):
+        for name in ("batch_displays", "epochs", "displays", "evaluations", "patience"):
             check(getattr(self, name) >= 1, f"{name}: must be 1 or more, found {getattr(self, name)}")
         for name in ("learning_rate", "embedding_learning_rate"):
             check(getattr(self, name) > 0, f"{name}: must be above 0, found {getattr(self, name)}")
@@ -109,6 +113,7 @@ class NetworkTrainer:
         self.batches = self.reader.batches_an_epoch()
         if not self.batches:
             raise InputError(f"{history.folder}: expected displays to learn from, found none")
+        self.epochs = min(config.epochs, max(1.0, config.displays / history.displays))
         self.inputs = inputs
         of_display = 1 if config.loss == "listwise" else history.rows / history.displays
         self.instances = config.batch_displays * of_display  # in a batch, of what the loss is a mean of
@@ -149,7 +154,7 @@ class NetworkTrainer:
         checkpoint: Path | None,
         report: Callable[[int, float], None],
     ) -> None:
-        total = self.config.epochs * self.batches if length is None else max(1, round(length * self.batches))
+        total = max(1, round((self.epochs if length is None else length) * self.batches))
         state, saved = self.progress, time.monotonic()
 
         def epoch(number: int, skip: int) -> Iterator[Batch]:
@@ -162,7 +167,7 @@ class NetworkTrainer:
                 evaluate = target is not None and state.is_time(self.config.evaluations)
                 if evaluate or state.taken >= total or state.is_time(PRUNINGS):
                     rows = self.optimizer.rows[self.network.embed]
-                    evaluate = self.network.prune(state.length, rows.squares) and evaluate
+                    evaluate = self.network.prune(state.length / self.epochs, rows.squares) and evaluate
                 if evaluate:
                     assert target is not None
                     self._evaluate(target, report)

@@ -232,6 +232,18 @@ def test_length_matters(kind: Kind, world: Encoded, single: RuntimeConfig) -> No
     assert not np.array_equal(*scores)
 
 
+@pytest.mark.parametrize(("displays", "epochs"), [(1, 1.0), (1.5, 1.5), (1000, 3.0)])
+def test_a_network_learns_from_so_many_displays_at_most(
+    kind: Kind, world: Encoded, single: RuntimeConfig, displays: float, epochs: float
+) -> None:
+    if not {"epochs", "displays"} <= {f.name for f in dataclasses.fields(kind.config)}:
+        pytest.skip("is no network")
+    most = round(displays * world.part("history").displays) if displays > 1 else 1
+    config = replace(short(kind), epochs=3, displays=most, evaluations=4, patience=100)
+    fitted = kind.build(config).fit(world, FitOptions(runtime=single))
+    assert fitted.curve[-1]["step"] == pytest.approx(epochs, abs=0.1)
+
+
 def test_unseen_values(kind: Kind, world: Encoded, history: Displays, single: RuntimeConfig, tmp_path: Path) -> None:
     """Codes that history never had, numbers far away and unknown ones, ads beyond the highest id."""
     target = scored(mixed(np.random.default_rng(9), 50, unseen=True))

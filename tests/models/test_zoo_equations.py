@@ -255,10 +255,10 @@ def test_a_cross_is_learned_that_lr_cannot_see(tmp_path: Path, runtime: RuntimeC
 @pytest.mark.parametrize("pruned", [False, True])
 def test_deeplight(world: Encoded, inputs: Inputs, hidden: tuple[int, ...], pruned: bool) -> None:
     """The network and the compiled loop over what is left of it, against the formula."""
-    config = deeplight.Config(embedding_dim=3, hidden=hidden, epochs=2)
+    config = deeplight.Config(embedding_dim=3, hidden=hidden)
     network, part = randomised(deeplight.DeepLight(inputs, config)), world.part("history")
     if pruned:
-        assert network.prune(1.0, lambda: torch.ones_like(network.embed.weight))
+        assert network.prune(0.5, lambda: torch.ones_like(network.embed.weight))
     found, matrix = logits_of(network, part, inputs), network.pairs.matrix().detach().numpy()
     sparse = SparseNetwork(network.embed, network.linear, network.pairs, network.mlp)
     quick = np.concatenate([sparse(read()).numpy() for _, read in Reader(part, inputs, 7).in_order()])
@@ -284,7 +284,7 @@ def test_unpruned_with_all_pairs_alike_it_is_deepfm(world: Encoded, inputs: Inpu
 
 
 def test_pruning_reaches_its_shares_along_the_schedule(inputs: Inputs) -> None:
-    config = deeplight.Config(embedding_dim=8, hidden=(64, 32), epochs=10, warmup=0.1, omega=0.4, damping=0.02)
+    config = deeplight.Config(embedding_dim=8, hidden=(64, 32), warmup=0.1, omega=0.4, damping=0.02)
     network = randomised(deeplight.DeepLight(inputs, config))
     squares, last = torch.rand_like(network.embed.weight), network.mlp.layers[-1].weight.clone()
 
@@ -293,12 +293,12 @@ def test_pruning_reaches_its_shares_along_the_schedule(inputs: Inputs) -> None:
         hidden = torch.cat([weight.flatten() for weight in network.mlp.weights()])
         return [sparsity(weight.detach()) for weight in (network.embed.weight[:, 1:], above, hidden)]
 
-    assert not network.prune(1.0, lambda: squares)
+    assert not network.prune(0.1, lambda: squares)
     assert shares() == [0.0] * len(shares())
-    assert not network.prune(3.0, lambda: squares)
+    assert not network.prune(0.3, lambda: squares)
     np.testing.assert_allclose(shares(), np.array([0.9, 0.6, 0.95]) * (1 - 0.02 ** (2 / 4)), atol=0.03)
     kept = torch.cat([weight.detach().abs().flatten() for weight in network.mlp.weights()])
-    assert network.prune(5.0, lambda: squares)
+    assert network.prune(0.5, lambda: squares)
     np.testing.assert_allclose(shares(), [0.9, 0.6, 0.95], atol=0.03)
     left = torch.cat([weight.detach().abs().flatten() for weight in network.mlp.weights()])
     assert left[left > 0].min() > kept[left == 0].max(), "of all layers together the largest stay"
@@ -320,7 +320,7 @@ def test_turned_embeddings_give_the_same_logits(world: Encoded, inputs: Inputs, 
 
 
 def test_embeddings_that_the_loss_feels_most_are_kept(inputs: Inputs) -> None:
-    network = randomised(deeplight.DeepLight(inputs, deeplight.Config(epochs=1)))
+    network = randomised(deeplight.DeepLight(inputs, deeplight.Config()))
     squares = torch.rand_like(network.embed.weight) ** 4
     squares[:3] = 0
     network.turn(squares)
@@ -337,12 +337,12 @@ def test_embeddings_are_turned_once(inputs: Inputs, monkeypatch: pytest.MonkeyPa
     """Before they are pruned for the first time, even if one is 0 by chance; never again, also after a restart."""
     turns, turn = [], deeplight.DeepLight.turn
     monkeypatch.setattr(deeplight.DeepLight, "turn", lambda network, squares: (turns.append(1), turn(network, squares)))
-    first, restarted = (deeplight.DeepLight(inputs, deeplight.Config(epochs=1)) for _ in range(2))
+    first, restarted = (deeplight.DeepLight(inputs, deeplight.Config()) for _ in range(2))
     first.embed.weight[0, 1] = 0.0
     squares = torch.rand_like(first.embed.weight)
-    for epoch in (0.1, 0.2, 0.3):
-        first.prune(epoch, lambda: squares)
-        assert len(turns) == (epoch > 0.15)
+    for done in (0.1, 0.2, 0.3):
+        first.prune(done, lambda: squares)
+        assert len(turns) == (done > 0.15)
     restarted.load_state_dict(first.state_dict())
     restarted.prune(0.4, lambda: squares)
     assert len(turns) == 1

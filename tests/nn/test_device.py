@@ -101,7 +101,7 @@ def test_it_learns_the_same_as_on_a_cpu(part: EncodedPart, kind: str, loss: str)
         with Threads(1) as threads:
             network, optimizer = made(kind, loss, threads, device)
             losses = [optimizer.step(batch.to(device), 7) for batch in batches(part)]
-            network.prune(5.0, optimizer.rows[network.embed].squares)
+            network.prune(1.0, optimizer.rows[network.embed].squares)
             with torch.no_grad():
                 scores = network.eval()(batches(part)[0].to(device)).float().cpu().numpy()
         return [*losses, *(scores.tolist() if loss == "pointwise" else ())]
