@@ -5,10 +5,10 @@
 
 Each stage says at its end what it took. A stage that learns from a split, or scores it, goes with the split's rows, so
 its seconds are multiplied by how many more the competition has: as if models needed as many epochs and rounds there,
-though the more there is to learn from, the sooner they stop rising. Of trees, which grow from so many displays at most
-(`displays`), the fit grows up to there, and the scoring, which is timed here, with all rows. Tuning tries its sets on
-samples of displays, and a blend is fitted on one, which are as large there as here, if the world has as many. Nothing
-else must run beside it.
+though the more there is to learn from, the sooner they stop rising. Of what learns from so many displays at most
+(`displays`: trees, and networks, which learn from each once at least) the fit grows up to there, and the scoring, which
+is timed here, with all rows. Tuning tries its sets on samples of displays, and a blend is fitted on one, which are as
+large there as here, if the world has as many. Nothing else must run beside it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import NamedTuple
 from benchmarks.measure import ROOT, TEST_ROWS, TRAIN_ROWS, machine, table
 from pipeline.blending.blend import BlendConfig
 from pipeline.core.config import section
+from pipeline.core.files import read_json
 from pipeline.models.base import model_config
 from pipeline.schemas.encoded import Encoded
 from pipeline.schemas.impressions import SplitInfo
@@ -75,9 +76,16 @@ def limited(run: Path, model: str, times: dict[str, float]) -> Limited | None:
     if not hasattr(config, "displays"):
         return None
     fit, scoring = {}, {}
+    learned = read_json(run / "artifacts/models/validation" / model / "fit.json")
+    epochs = {"validation": learned["curve"][-1]["step"], "submission": learned["length"]}
     for name in ROWS:
         encoded = Encoded(run / "data/encoded" / name, run / "artifacts/out_of_fold" / name)
-        fit[name] = min(times[name], max(1, config.displays / encoded.part("history").displays))
+        displays = encoded.part("history").displays
+        if hasattr(config, "epochs"):
+            longest = max(1, config.displays / (times[name] * displays))
+            fit[name] = times[name] * min(1, longest / epochs[name])
+        else:
+            fit[name] = min(times[name], max(1, config.displays / displays))
         fitted = kind.build(config)
         fitted.load(run / "artifacts/models" / name / model)
         started = time.perf_counter()
