@@ -16,7 +16,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.blending.stack import BlendConfig, Sample, Stack, blocks, thinned
+from pipeline.blending.stack import BlendConfig, Sample, Stack, take_labels, thinned
 from pipeline.blending.ways import ALONE, TREES, Combination, Way, scored, ways
 from pipeline.core.progress import bar
 from pipeline.metrics import Judged, Labelled, standard_error, tie_hash, weighted_mean
@@ -28,8 +28,9 @@ _DIGITS = 6  # of a mean of float32 losses, that are no rounding
 class Blend:
     """combination: fitted on all displays, by the way of that name. out_of_fold: (N,) each display's score by nested
     cross-validation. validated, losses: cross-validated MAP@12 of each way, whose best flatters itself, and -log of the
-    click's chance. chosen: which way each fold's displays were scored by. without: by how much the cross-validated
-    MAP@12 falls without each member: that of the chosen way, or, if no such way is left, to that of the best other one.
+    click's chance, see `_judged`. chosen: which way each fold's displays were scored by. without: by how much the
+    cross-validated MAP@12 falls without each member: that of the chosen way, or, if no such way is left, to that of the
+    best other one.
     """
 
     combination: Combination
@@ -97,10 +98,15 @@ def _all_fits(
 
 
 def _judged(combination: Combination, sample: Sample) -> Judged:
-    """What its scores are worth in each display of a sample, as float32."""
-    parts = [sample.take(block) for block in blocks(sample.stack.displays)]
-    found = Judged.joined([Judged.of(combination.score(part.stack), part.labels) for part in parts])
-    return Judged(found.gain.astype(np.float32), found.loss.astype(np.float32))
+    """What its scores are worth in each display of a sample, as float32; those of present and of future displays are
+    scaled apart, each to their greatest likelihood: how sure a way is of a part ranks nothing."""
+    score, future = scored(combination, sample.stack), sample.stack.future
+    judged = Judged(np.empty(len(future), np.float32), np.empty(len(future), np.float32))
+    for part in (~future, future):
+        if part.any():
+            found = Judged.scaled(score[np.repeat(part, sample.stack.lengths)], take_labels(sample.labels, part))
+            judged.gain[part], judged.loss[part] = found.gain, found.loss
+    return judged
 
 
 def choose(judged: dict[str, Judged], future: NDArray[np.bool_]) -> str:
