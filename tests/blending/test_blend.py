@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from pipeline.blending import blend as blend_module
 from pipeline.blending.blend import Blend, blend, choose
 from pipeline.blending.stack import BlendConfig, Sample, Stack, read_stack, thinned
-from pipeline.blending.ways import scored, ways
+from pipeline.blending.ways import ByPart, Weighted, scored, ways
 from pipeline.blending.weights import (
     Weights,
     correlations,
@@ -442,6 +442,18 @@ def test_it_can_search_on_fewer_displays(world: tuple[Stack, Labelled], result: 
 
 
 # --- the choice ---------------------------------------------------------------------------------------------------
+
+
+def test_how_sure_a_way_is_of_a_part_makes_no_difference(world: tuple[Stack, Labelled]) -> None:
+    """Scores that are right in each part are as likely as those that are twice as large in one of them."""
+    stack, labels = world
+    right = np.full(stack.logits.shape[1], 0.5)
+    surer = ByPart(Weighted(right), Weighted(2 * right))
+    plain, scaled = (blend_module._judged(way, Sample(stack, labels)) for way in (Weighted(right), surer))
+    np.testing.assert_array_equal(plain.gain, scaled.gain)
+    np.testing.assert_allclose(plain.loss, scaled.loss, rtol=1e-4)
+    reversed_ = blend_module._judged(Weighted(-right), Sample(stack, labels))
+    assert reversed_.loss.mean() > plain.loss.mean() + 0.01
 
 
 def judged_of(**means: tuple[float, float]) -> dict[str, Judged]:
