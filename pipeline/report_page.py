@@ -65,13 +65,12 @@ img { max-width: 100%; height: auto }
 {% endfor %}
 </table>
 <h2>The blend</h2>
-<p>The members are combined by: {{ report.blend.way }}. The likeliest way to weigh them, of the smallest loss, is
-kept unless another, or trees, are better in MAP@12, in which they differ by little more than luck, by more than two
-standard errors of their difference; a member alone is taken only if it beats every combination by as much, since it
-stopped training at its best on these displays. The blend's own score is from nested cross-validation: neither the
-combination nor the choice between them has seen a display that it scores. It chose, fold by fold:
-{{ report.blend.chosen_by_fold | join(", ") }}. What is lost without a member is that of the same way without it; if no
-such way is left, that of the best other one.</p>
+<p>The members are combined by: {{ report.blend.way }}. Ways differ in MAP@12 by little more than luck, so each is
+judged by two witnesses: its MAP@12, and the MAP@12 that its likelihood (the smaller the loss, the likelier) promises,
+at as much a nat as tells the members apart; the fewer the displays, the more the second counts. The blend's own score
+is from nested cross-validation: neither the combination nor the choice between them has seen a display that it scores.
+It chose, fold by fold: {{ report.blend.chosen_by_fold | join(", ") }}. What is lost without a member is that of the
+same way without it; if no such way is left, that of the best other one.</p>
 <table>
 <tr><th>member</th>{% for heading in report.blend.columns %}<th>{{ heading }}</th>{% endfor %}
 <th>MAP@12 lost without it</th>

@@ -4,8 +4,8 @@ No display is scored by a combination that has seen its label, nor by a way that
 compete for a fold's displays are judged on the other folds, each by fits that have seen neither of the two. So the
 score that is reported is honest.
 
-Ways differ in MAP@12 by less than its luck, so their likelihood, which takes far fewer displays to tell, says which of
-them to trust.
+Ways differ in MAP@12 by less than its luck, where displays are few, so their likelihood, which takes far fewer of them
+to tell, has a say in which of them to trust.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 from pipeline.blending.stack import BlendConfig, Sample, Stack, take_labels, thinned
 from pipeline.blending.ways import ALONE, TREES, Combination, Way, scored, ways
 from pipeline.core.progress import bar
-from pipeline.metrics import Judged, Labelled, standard_error, tie_hash, weighted_mean
+from pipeline.metrics import Floats, Judged, Labelled, standard_error, tie_hash, weighted_mean
 
-_DIGITS = 6  # of a mean of float32 losses, that are no rounding
+_DIGITS = 6  # of a mean of float32 losses or gains, that are no rounding
+#: The standard deviation of what becomes of MAP@12 beside what the likelihood of a way promises, however many displays
+#: tell it.
+_BROKEN = 2.5e-4
+_NO_LUCK = 1e-14  # the variance that two equal rankings are said to differ by
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,29 +114,32 @@ def _judged(combination: Combination, sample: Sample) -> Judged:
 
 
 def choose(judged: dict[str, Judged], future: NDArray[np.bool_]) -> str:
-    """The way to trust: the likeliest that weighs the members, unless another is clearly better; a member alone, if it
-    is clearly better than every combination. Clearly: in MAP@12, by more than two standard errors of the difference.
+    """The way of the greatest MAP@12 to be expected; of equals the simplest.
 
-    A member stopped training at its best on these very displays, which flatters it alone; to combine is the safer bet.
-    Trees become likelier by how sure they are of a display, which ranks nothing; and the members that are combined in
-    the end have learned from more displays, to which a weight is less sensitive than where a tree has cut.
+    Two witnesses are heard on how far each way is from the likeliest one: the difference in MAP@12 itself, and the one
+    that the difference in likelihood promises, at as much MAP@12 a nat as tells the members apart. Each counts by the
+    inverse of its variance, as two measurements of one thing do; of the promise that is its own luck and _BROKEN. So
+    few displays are judged by likelihood, many by MAP@12. Trees become likelier by how sure they are of a display,
+    which ranks nothing: instead they are expected to be a little worse.
     """
-    means = {way: weighted_mean(found.gain, future) for way, found in judged.items()}
 
-    def clearly(way: str, other: str) -> bool:
-        return means[way] - means[other] > 2 * standard_error(judged[way].gain - judged[other].gain, future)
+    def mean_and_variance(value: Floats) -> tuple[float, float]:
+        return weighted_mean(value, future), standard_error(value, future) ** 2
 
-    alone, combined = ([w for w in means if w.endswith(ALONE) == single] for single in (True, False))
-    single = max(alone, key=lambda way: means[way])
-    if not combined:
-        return single
-    best = max(combined, key=lambda way: means[way])
-    if clearly(single, best):
-        return single
-    weighing = [way for way in combined if way != TREES]
-    # of those that differ by rounding alone the first: the simplest, on every machine
-    likeliest = min(weighing, key=lambda way: round(weighted_mean(judged[way].loss, future), _DIGITS))
-    return best if clearly(best, likeliest) else likeliest
+    weighing = {way: found for way, found in judged.items() if way != TREES}
+    likeliest = min(weighing.values(), key=lambda found: round(weighted_mean(found.loss, future), _DIGITS))
+    gains = {way: mean_and_variance(found.gain - likeliest.gain) for way, found in judged.items()}
+    nats = {way: mean_and_variance(likeliest.loss - found.loss) for way, found in judged.items()}
+    told, together = (sum(nats[way][0] * other[way][0] for way in weighing) for other in (nats, gains))
+    a_nat = max(0.0, together / told) if told else 0.0
+
+    def expected(way: str) -> float:
+        gain, luck = gains[way][0], max(gains[way][1], _NO_LUCK)
+        promised, doubt = (-_BROKEN, 0.0) if way == TREES else (a_nat * nats[way][0], a_nat**2 * nats[way][1])
+        doubt += _BROKEN**2
+        return round((gain * doubt + promised * luck) / (luck + doubt), _DIGITS)
+
+    return max(judged, key=expected)
 
 
 def _without(
