@@ -8,7 +8,6 @@ numeric field that has a bucketised twin is read as its twin.
 from __future__ import annotations
 
 import math
-import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,14 +61,14 @@ class Displays(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """Where the ids of a field begin, into how many bits they are hashed, and what it is crossed with, if anything;
-    weight: see Cross."""
+    """Where the ids of a field begin, in which region, into how many bits they are hashed, and what it is crossed with,
+    if anything."""
 
     field: Field
     first: int
+    region: int
     hash_bits: int | None = None
     other: Field | None = None
-    weight: float = 1.0
 
     def ids(self) -> NDArray[np.int32]:
         """The ids of all its values."""
@@ -82,18 +81,19 @@ class _Column:
 
 
 class Cross(NamedTuple):
-    """Two fields whose pairs of values are ids of their own; the x of each is multiplied by `weight`."""
+    """Two fields whose pairs of values are ids of their own."""
 
     first: Field
     second: Field
-    weight: float = 1.0
 
 
 class Inputs:
     """The fields that a model reads: shared ones first; on either side those that are not paired last.
 
-    table_size: how many ids there are. hash_bits: fold all ids into a table of 2 ** hash_bits. crosses: fields of their
-    own, hashed into 2 ** cross_bits further ids. linear: groups and fields that are not to be paired.
+    table_size: how many ids there are. regions: (R + 1,) where those of each field, and of each cross, begin.
+    hash_bits: fold those of all fields into a table of 2 ** hash_bits, which is one region then. crosses: fields of
+    their own, each hashed into 2 ** cross_bits further ids, or fewer if these are twice its pairs. linear: groups and
+    fields that are not to be paired.
     """
 
     def __init__(
@@ -105,13 +105,22 @@ class Inputs:
         linear: Collection[str] = (),
     ) -> None:
         check(bool(fields or crosses), "fields: a model must read at least one, found none")
-        columns, size = [], 0
+        columns: list[_Column] = []
+        size, borders = 0, [0]
         for field in fields:
-            columns.append(_Column(field, size, hash_bits))
+            columns.append(_Column(field, size, 0 if hash_bits else len(columns), hash_bits))
             size += max(1, field.size)
-        size = size if hash_bits is None else 1 << hash_bits
-        columns += [_Column(c.first, size, cross_bits, c.second, c.weight) for c in crosses]
-        self.table_size = size + (1 << cross_bits if crosses else 0)
+            borders.append(size)
+        if hash_bits:
+            size = 1 << hash_bits
+            borders = [0, size]
+        for cross in crosses:
+            pairs = max(1, cross.first.size) * max(1, cross.second.size)
+            bits = min(cross_bits, pairs.bit_length() + 1)
+            columns.append(_Column(cross.first, size, len(borders) - 1, bits, cross.second))
+            size += 1 << bits
+            borders.append(size)
+        self.table_size, self.regions = size, np.array(borders)
         paired = [c for c in columns if not {c.field.group, c.field.name, c.field.twin}.intersection(linear)]
         check(bool(paired), f"linear: {list(linear)} leaves no field to pair")
         columns = [*paired, *(c for c in columns if c not in paired)]
@@ -129,16 +138,15 @@ def readable(encoded: Encoded, fields: Sequence[Field], raw: Collection[str] = (
 
 
 def named_crosses(encoded: Encoded, texts: Sequence[str]) -> list[Cross]:
-    """What `viewed x ad_id`, or `viewed x ad_id * 4` with a weight, names, but for what `leaks: false` hides."""
+    """What texts such as `viewed x ad_id` name, but for what `leaks: false` hides."""
     named = [_cross(encoded, text) for text in texts]
     return [cross for cross in named if cross is not None]
 
 
 def _cross(encoded: Encoded, text: str) -> Cross | None:
-    form = re.fullmatch(r"\s*(\w+) x (\w+)(?: \* (\d+\.?\d*))?\s*", text)
-    if form is None or not float(form[3] or 1):
-        raise ParameterError(f"crosses: expected two fields, such as `platform x ad_id` or `... * 4`, found {text!r}")
-    names = form[1], form[2]
+    names = [name.strip() for name in text.split(" x ")]
+    if len(names) != 2:
+        raise ParameterError(f"crosses: expected two fields, such as `platform x ad_id`, found {text!r}")
     for name in names:
         if name not in encoded.fields and name not in encoded.hidden:
             raise ParameterError(f"crosses: {name} not encoded; there are {', '.join(sorted(encoded.fields))}")
@@ -146,7 +154,7 @@ def _cross(encoded: Encoded, text: str) -> Cross | None:
         log.info("crosses: %s is left out, since it knows of the future", text)
         return None
     first, second = readable(encoded, [encoded.fields[names[0]]]) + readable(encoded, [encoded.fields[names[1]]])
-    return Cross(first, second, float(form[3] or 1))
+    return Cross(first, second)
 
 
 Ranges = Sequence[tuple[int, int]]
@@ -302,8 +310,8 @@ class _Items:
         return _joined(pieces), ids, weights
 
     def _cross(self, column: _Column, name: str) -> _List:
-        """All pairs of the values of two fields, hashed; a pair's weight is the product of theirs and the cross's.
-        name: of its memory."""
+        """All pairs of the values of two fields, hashed; a pair's weight is the product of theirs. name: of its
+        memory."""
         assert column.other is not None
         assert column.hash_bits is not None
         both: list[Any] = []
@@ -320,7 +328,7 @@ class _Items:
         codes = self.memory.empty(f"{name} codes", (int(offsets[-1]),), np.int32)
         weights = self.memory.empty(f"{name} weights", (int(offsets[-1]),), np.float32)
         salt = zlib.crc32(f"{column.field.name} x {column.other.name}".encode())
-        filling.cross(*both, np.float32(column.weight), salt, column.hash_bits, codes, weights)
+        filling.cross(*both, salt, column.hash_bits, codes, weights)
         return offsets, codes, weights
 
 

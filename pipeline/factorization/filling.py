@@ -91,10 +91,10 @@ def cross_offsets(item_a: Any, offsets_a: Any, item_b: Any, offsets_b: Any, offs
 
 
 @compiled
-def cross(a: Any, b: Any, weight: float, salt: int, bits: int, codes: Any, weights: Any) -> None:
+def cross(a: Any, b: Any, salt: int, bits: int, codes: Any, weights: Any) -> None:
     """All pairs of the values of two lists for each item: hashed codes, products of the weights.
 
-    a, b: the list of each item (n,), and the lists' offsets, codes and weights. weight: one more factor of each.
+    a, b: the list of each item (n,), and the lists' offsets, codes and weights.
     """
     item_a, offsets_a, codes_a, weights_a = a
     item_b, offsets_b, codes_b, weights_b = b
@@ -103,7 +103,7 @@ def cross(a: Any, b: Any, weight: float, salt: int, bits: int, codes: Any, weigh
         for u in range(offsets_a[item_a[i]], offsets_a[item_a[i] + 1]):
             for v in range(offsets_b[item_b[i]], offsets_b[item_b[i] + 1]):
                 codes[at] = _mixed(codes_a[u], codes_b[v], salt) >> uint64(64 - bits)
-                weights[at] = weight * weights_a[u] * weights_b[v]
+                weights[at] = weights_a[u] * weights_b[v]
                 at += 1
 
 

@@ -22,6 +22,10 @@ class Folds:
         self.learners = learners
         self._threads = ThreadPoolExecutor(threads)
 
+    def reach(self, epochs: float) -> None:
+        for learner in self.learners:
+            learner.reach(epochs)
+
     def learn(self, displays: Displays, order: NDArray[np.int64]) -> float:
         """The sum of the mean losses of those that learn from a display."""
         shares = [order[displays.left_out[order] != k] for k in range(len(self.learners))]

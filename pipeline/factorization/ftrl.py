@@ -26,12 +26,13 @@ def weight(z: float, n: float, alpha: float, beta: float, l1: float, l2: float) 
 
 
 @inlined
-def _linear(side: Any, item: int, table: Any, alpha: float, beta: float, l1: float, l2: float) -> float:
+def _linear(side: Any, item: int, table: Any, alpha: float, beta: float, l1: float, l2: Any) -> float:
     starts, ids, values, fields, _ = side
     found = 0.0
-    for v in range(starts[item * fields], starts[(item + 1) * fields]):
-        z, n = table[ids[v]]
-        found += values[v] * weight(z, n, alpha, beta, l1, l2)
+    for f in range(fields):
+        for v in range(starts[item * fields + f], starts[item * fields + f + 1]):
+            z, n = table[ids[v]]
+            found += values[v] * weight(z, n, alpha, beta, l1, l2[f])
     return found
 
 
@@ -45,10 +46,11 @@ def _update(table: Any, i: int, g: float, alpha: float, beta: float, l1: float, 
 
 
 @inlined
-def _updates(side: Any, item: int, table: Any, g: float, alpha: float, beta: float, l1: float, l2: float) -> None:
+def _updates(side: Any, item: int, table: Any, g: float, alpha: float, beta: float, l1: float, l2: Any) -> None:
     starts, ids, values, fields, _ = side
-    for v in range(starts[item * fields], starts[(item + 1) * fields]):
-        _update(table, ids[v], g * values[v], alpha, beta, l1, l2)
+    for f in range(fields):
+        for v in range(starts[item * fields + f], starts[item * fields + f + 1]):
+            _update(table, ids[v], g * values[v], alpha, beta, l1, l2[f])
 
 
 @inlined
@@ -61,21 +63,23 @@ def _fetch(side: Any, item: int, table: Any) -> None:
 
 @compiled
 def learn(
-    x: Displays, order: Any, table: Any, listwise: bool, alpha: float, beta: float, l1: float, l2: float, most: int
+    x: Displays, order: Any, table: Any, listwise: bool, alpha: float, beta: float, l1: float, l2: Any, most: int
 ) -> float:
     """A step for each of some displays, in their order; returns the sum of their losses before their steps.
 
+    l2: of each field that a display's ads share, and of each that they have by themselves, two arrays.
     most: ads in a display at most. What the ads share is read once, and the sum of their gradients is one step there.
     """
     logit, residual = np.empty(most, np.float32), np.empty(most, np.float32)
     bias, loss, flat = len(table) - 1, 0.0, table.reshape(-1)
+    of_shared, of_own = l2
     for at in range(len(order)):
         d, following = order[at], order[min(at + 1, len(order) - 1)]
         first, n = x.offsets[d], x.offsets[d + 1] - x.offsets[d]
-        shared = _linear(x.shared, d, table, alpha, beta, l1, l2)
-        shared += weight(table[bias, 0], table[bias, 1], alpha, beta, l1, l2)
+        shared = _linear(x.shared, d, table, alpha, beta, l1, of_shared)
+        shared += weight(table[bias, 0], table[bias, 1], alpha, beta, l1, 0.0)
         for i in range(n):
-            logit[i] = shared + _linear(x.own, first + i, table, alpha, beta, l1, l2)
+            logit[i] = shared + _linear(x.own, first + i, table, alpha, beta, l1, of_own)
         loss += residuals(logit, n, x.clicked, first, listwise, residual)
         _fetch(x.shared, following, flat)
         for row in range(x.offsets[following], x.offsets[following + 1]):
@@ -83,17 +87,49 @@ def learn(
         together = 0.0
         for i in range(n):
             together += residual[i]
-            _updates(x.own, first + i, table, residual[i], alpha, beta, l1, l2)
-        _updates(x.shared, d, table, together, alpha, beta, l1, l2)
-        _update(table, bias, together, alpha, beta, l1, l2)
+            _updates(x.own, first + i, table, residual[i], alpha, beta, l1, of_own)
+        _updates(x.shared, d, table, together, alpha, beta, l1, of_shared)
+        _update(table, bias, together, alpha, beta, l1, 0.0)
     return loss
 
 
 @compiled
-def score(x: Displays, which: Any, table: Any, alpha: float, beta: float, l1: float, l2: float, out: Any) -> None:
-    """The logits of some displays' rows into `out` (N,)."""
+def strengths(table: Any, regions: Any, alpha: float, beta: float, l1: float, l2: Any, found: Any) -> None:
+    """gamma / sum w^2 of each region into `found` (R,): gamma = sum n / (n + l2), how many of its weights the data
+    decides. l2: (R,), by which they have been learned."""
+    for region in range(len(found)):
+        decided, squares = 0.0, 0.0
+        for i in range(regions[region], regions[region + 1]):
+            z, n = table[i]
+            if n > 0:
+                decided += n / (n + l2[region])
+                squares += weight(z, n, alpha, beta, l1, l2[region]) ** 2
+        found[region] = decided / max(squares, 1e-12)
+
+
+@compiled
+def weights(table: Any, regions: Any, alpha: float, beta: float, l1: float, l2: Any, found: Any) -> None:
+    """The weight of each id, and of the bias, into `found` (ids + 1,)."""
+    for region in range(len(l2)):
+        for i in range(regions[region], regions[region + 1]):
+            found[i] = weight(table[i, 0], table[i, 1], alpha, beta, l1, l2[region])
+    bias = len(table) - 1
+    found[bias] = weight(table[bias, 0], table[bias, 1], alpha, beta, l1, 0.0)
+
+
+@inlined
+def _sum(side: Any, item: int, w: Any) -> float:
+    starts, ids, values, fields, _ = side
+    found = 0.0
+    for v in range(starts[item * fields], starts[(item + 1) * fields]):
+        found += values[v] * w[ids[v]]
+    return found
+
+
+@compiled
+def score(x: Displays, which: Any, w: Any, out: Any) -> None:
+    """The logits of some displays' rows into `out` (N,). w: (ids + 1,), the last one the bias."""
     for d in which:
-        bias = weight(table[len(table) - 1, 0], table[len(table) - 1, 1], alpha, beta, l1, l2)
-        shared = bias + _linear(x.shared, d, table, alpha, beta, l1, l2)
+        shared = w[len(w) - 1] + _sum(x.shared, d, w)
         for row in range(x.offsets[d], x.offsets[d + 1]):
-            out[row] = shared + _linear(x.own, row, table, alpha, beta, l1, l2)
+            out[row] = shared + _sum(x.own, row, w)

@@ -37,7 +37,7 @@ Crosses = list[Cross]
 class FactorizationModel:
     """Fits the learner that `make(inputs, config, history)` makes (see models.base.Model).
 
-    crosses: those that the config asks for; cross_bits: into how many they are hashed. linear: groups and fields that
+    crosses: those that the config asks for; cross_bits: into how many each is hashed. linear: groups and fields that
     it does not pair.
     """
 
@@ -93,14 +93,14 @@ class FactorizationModel:
         if self.learner is None:
             raise ValueError("fit the model before saving it")
         fields = [asdict(field) for field in self.fields]
-        crossed = [(asdict(first), asdict(second), weight) for first, second, weight in self.crossed]
+        crossed = [(asdict(first), asdict(second)) for first, second in self.crossed]
         write_json(folder / "fields.json", {"fields": fields, "crossed": crossed})
         save_arrays(folder / "weights", self.learner.weights())
 
     def load(self, folder: Path) -> None:
         found = read_json(folder / "fields.json")
         self.fields = [Field(**values) for values in found["fields"]]
-        self.crossed = [Cross(Field(**a), Field(**b), weight) for a, b, weight in found["crossed"]]
+        self.crossed = [Cross(Field(**a), Field(**b)) for a, b in found["crossed"]]
         self.learner = self.make(self._inputs(), self.config, None)
         self.learner.keep(load_arrays(folder / "weights"))
 

@@ -82,6 +82,9 @@ class TableLearner(ABC):
     def clear_weights(self, blocks: NDArray[np.float32]) -> None:
         """Set the linear weight in each of some blocks (ids, size) to 0."""
 
+    def reach(self, epochs: float) -> None:
+        del epochs  # nothing here depends on it
+
     def learn(self, displays: Displays, order: NDArray[np.int64]) -> float:
         c = self.config
         scratch = self.kernels.Scratch.make(*self.shape, c.k, displays.most)

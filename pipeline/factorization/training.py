@@ -72,6 +72,10 @@ class FactorizationConfig:
 class Learner(Protocol):
     """What the loop trains."""
 
+    def reach(self, epochs: float) -> None:
+        """Before each step: how many epochs, and what part of one, have been learned from."""
+        ...
+
     def learn(self, displays: Displays, order: NDArray[np.int64]) -> float:
         """Take a step for each of some displays, in their order; returns the sum of their losses in nats."""
         ...
@@ -135,6 +139,7 @@ class Trainer:
 
         with bar(total, "training", "step", initial=state.taken) as shown, ThreadPoolExecutor(self.threads) as threads:
             for displays, order in state.each(total, epoch):
+                self.learner.reach(state.length)
                 self._step(displays, order, threads)
                 shown.update(1)
                 evaluate = target is not None and length is None and state.is_time(self.config.evaluations)

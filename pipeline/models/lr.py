@@ -8,6 +8,15 @@
 The rate of each coordinate falls with its own gradients, and l1 keeps rare ids at exactly 0. A step is taken for a
 display: what its ads share moves once, by the sum of their gradients. Crosses make an id of each pair of values of two
 fields: that is how a linear model learns that an ad suits the readers of a page.
+
+How much the weights of a field (or cross) f differ, and so how strongly l2 should draw them to 0, the data tells, if
+they are thought of as drawn from a normal distribution with variance 1 / lambda_f (MacKay 1992, "Bayesian
+interpolation", section 4.4; a lambda for each field: Neal's "automatic relevance determination"):
+
+    lambda_f = gamma_f / sum_i w_i^2,   gamma_f = sum_i h_i / (h_i + lambda_f)
+
+h_i, how sharply the data's likelihood falls beside w_i, is the sum of its squared gradients in one epoch: n_i / t after
+t epochs. Data that is read t times counts t times, so the prior does, too: l2 is t lambda_f.
 """
 
 from __future__ import annotations
@@ -28,57 +37,88 @@ from pipeline.schemas.encoded import EncodedPart
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(FactorizationConfig):
-    """alpha, beta, l1, l2: as in the paper.
+    """alpha, beta, l1, l2: as in the paper; without an l2 the data tells it, for each field by itself.
 
-    crosses: pairs of encoded fields, such as `viewed x ad_id`, whose pairs of values are ids, too; all of them are
-    hashed into 2 ** cross_bits. With `viewed x ad_id * 4` they have 4 times the x, so that l2 holds them back less: for
-    what has small weights, and for what is expected to matter much.
+    crosses: pairs of encoded fields, such as `viewed x ad_id`, whose pairs of values are ids, too, those of each cross
+    hashed into 2 ** cross_bits, or fewer if it has few.
     """
 
-    alpha: float = 0.1
+    alpha: float = 0.2
     beta: float = 1.0
     l1: float = 0.0
-    l2: float = 1.0
+    l2: float | None = None
     crosses: tuple[str, ...] = ()
-    cross_bits: int = 22
+    cross_bits: int = 21
 
     def __post_init__(self) -> None:
         FactorizationConfig.__post_init__(self)
         check(self.alpha > 0, f"alpha: must be above 0, found {self.alpha}")
         for name in ("beta", "l1", "l2"):
-            check(getattr(self, name) >= 0, f"{name}: must be 0 or more, found {getattr(self, name)}")
+            check((getattr(self, name) or 0) >= 0, f"{name}: must be 0 or more, found {getattr(self, name)}")
         check(1 <= self.cross_bits <= 30, f"cross_bits: must be from 1 to 30, found {self.cross_bits}")
 
 
 SEARCH_SPACE: SearchSpace = {
     "alpha": Uniform(low=0.01, high=1.0, log=True),
     "l1": Uniform(low=0.0, high=2.0),
-    "l2": Uniform(low=0.1, high=100.0, log=True),
 }
+#: lambda until the data tells it, which is asked first after half an epoch, and then each quarter of one.
+_FIRST_LAMBDA, _FIRST_EPOCHS, _EACH_EPOCHS = 10.0, 0.5, 0.25
+_LAMBDAS = 1e-2, 1e4  # beyond them it makes no difference
 
 
 class LogisticRegression:
-    """table: z and n of each id, and in its last row those of the bias (b is a weight like any other, with x = 1)."""
+    """table: z and n of each id, and in its last row those of the bias (b is a weight like any other, with x = 1).
+
+    strengths: (R,) lambda of each region of ids (displays.Inputs). l2: (R,) that which counts now.
+    """
 
     def __init__(self, inputs: Inputs, config: Config, history: EncodedPart | None) -> None:
-        self.config, self.rates = config, (config.alpha, config.beta, config.l1, config.l2)
-        self.table = np.zeros((inputs.table_size + 1, 2))
+        self.config, self.regions, regions = config, inputs.regions, len(inputs.regions) - 1
+        self.sides = tuple(np.array([c.region for c in side], np.int64) for side in (inputs.shared, inputs.own))
+        self.table = np.zeros((inputs.table_size + 1 if history is not None else 0, 2))
+        self.strengths, self.due = np.full(regions, _FIRST_LAMBDA), np.array([_FIRST_EPOCHS])
+        self.l2 = np.full(regions, config.l2 or 0.0)
+        self.w: NDArray[np.float32] | None = None
+
+    def reach(self, epochs: float) -> None:
+        if self.config.l2 is not None:
+            return
+        if epochs >= self.due[0]:
+            c = self.config
+            ftrl.strengths(self.table, self.regions, c.alpha, c.beta, c.l1, self.l2, self.strengths)
+            np.clip(self.strengths, *_LAMBDAS, out=self.strengths)
+            self.due += _EACH_EPOCHS
+        self.l2[:] = epochs * self.strengths
 
     def learn(self, displays: Displays, order: NDArray[np.int64]) -> float:
-        listwise = self.config.loss == "listwise"
-        return float(ftrl.learn(displays, order, self.table, listwise, *self.rates, displays.most))
+        c, listwise = self.config, self.config.loss == "listwise"
+        self.w, l2 = None, tuple(self.l2[regions] for regions in self.sides)
+        return float(ftrl.learn(displays, order, self.table, listwise, c.alpha, c.beta, c.l1, l2, displays.most))
 
     def score(self, displays: Displays, which: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        ftrl.score(displays, which, self.table, *self.rates, out)
+        w = self.w  # the same whichever thread makes them
+        if w is None:
+            self.w = w = self._weights()
+        ftrl.score(displays, which, w, out)
+
+    def _weights(self) -> NDArray[np.float32]:
+        c, w = self.config, np.empty(len(self.table), np.float32)
+        ftrl.weights(self.table, self.regions, c.alpha, c.beta, c.l1, self.l2, w)
+        return w
 
     def state(self) -> Arrays:
-        return {"table": self.table}
+        return {"table": self.table, "strengths": self.strengths, "due": self.due, "l2": self.l2}
 
     def weights(self) -> Arrays:
-        return {"table": self.table.copy()}
+        """Those that are not 0: an id that history does not hold has none."""
+        w = self._weights() if self.w is None else self.w
+        ids = np.flatnonzero(w)
+        return {"ids": ids.astype(np.int32), "w": w[ids]}
 
     def keep(self, weights: Arrays) -> None:
-        self.table = weights["table"]
+        self.table, self.w = np.zeros((0, 2)), np.zeros(self.regions[-1] + 1, np.float32)
+        self.w[weights["ids"]] = weights["w"]
 
 
 def build(config: Config) -> Model:

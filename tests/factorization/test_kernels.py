@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -198,18 +199,20 @@ def test_each_id_is_drawn_to_0_by_its_own_l2(world: Encoded, kind: str) -> None:
 # --- FTRL-Proximal ------------------------------------------------------------------------------------------------
 
 
-def naive_weight(z: float, n: float, config: Any) -> float:
+def naive_weight(z: float, n: float, config: Any, l2: float) -> float:
     if abs(z) <= config.l1:
         return 0.0
-    return -(z - math.copysign(config.l1, z)) / ((config.beta + math.sqrt(n)) / config.alpha + config.l2)
+    return -(z - math.copysign(config.l1, z)) / ((config.beta + math.sqrt(n)) / config.alpha + l2)
 
 
-def naive_ftrl(x: Displays, order: list[int], config: Any, size: int) -> NDArray[np.float64]:
-    """Algorithm 1 of McMahan et al. 2013 with gradients of a display's loss; z and n of each id, then of the bias."""
+def naive_ftrl(x: Displays, order: list[int], config: Any, l2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Algorithm 1 of McMahan et al. 2013 with gradients of a display's loss; z and n of each id, then of the bias.
+    l2: of the same."""
+    size = len(l2) - 1
     z, n = np.zeros(size + 1), np.zeros(size + 1)
 
     def weight(i: int) -> float:
-        return naive_weight(z[i], n[i], config)
+        return naive_weight(z[i], n[i], config, l2[i])
 
     def step(i: int, g: float) -> None:
         sigma = (math.sqrt(n[i] + g * g) - math.sqrt(n[i])) / config.alpha
@@ -234,23 +237,56 @@ def naive_ftrl(x: Displays, order: list[int], config: Any, size: int) -> NDArray
 @pytest.mark.parametrize("loss", ["listwise", "pointwise"])
 @pytest.mark.parametrize("l1", [0.0, 0.5])
 def test_ftrl(world: Encoded, loss: Any, l1: float) -> None:
+    """With an l2 of each field; none draws the bias."""
     displays, inputs = history(world)
     config = LRConfig(alpha=0.3, beta=0.7, l1=l1, l2=0.2, loss=loss)
     learner = LogisticRegression(inputs, config, world.part("history"))
+    learner.l2 *= np.arange(1, len(learner.l2) + 1)
+    l2 = np.append(np.repeat(learner.l2, np.diff(inputs.regions)), 0)
     order = np.random.default_rng(0).permutation(len(displays.offsets) - 1)
     learner.learn(displays, order)
-    expected = naive_ftrl(displays, order.tolist(), config, inputs.table_size)
+    expected = naive_ftrl(displays, order.tolist(), config, l2)
     np.testing.assert_allclose(learner.table, expected, rtol=1e-3, atol=1e-5)
     if loss == "pointwise":
         assert learner.table[-1, 1] > 0
-    w = learner.weights()["table"]
-    zero = (np.abs(expected[:, 0]) <= l1) & (expected[:, 1] > 0)
+    zero = (np.abs(expected[:, 0]) <= l1) & (expected[:, 1] > 1e-12)
     assert zero.any() == (l1 > 0), "l1 gives exact zeros"
-    assert w.shape == expected.shape
-    weights, found = [naive_weight(z, n, config) for z, n in learner.table], scored(learner, displays)
+    weights = np.array([naive_weight(z, n, config, one) for (z, n), one in zip(learner.table, l2, strict=True)])
+    kept = learner.weights()
+    np.testing.assert_array_equal(kept["ids"], np.flatnonzero(weights))
+    np.testing.assert_allclose(kept["w"], weights[kept["ids"]], rtol=1e-6)
+    found = scored(learner, displays)
     for d in range(len(displays.offsets) - 1):
         for row in range(int(displays.offsets[d]), int(displays.offsets[d + 1])):
             fields = values_of(displays.shared, d) + values_of(displays.own, row)
             logit = weights[-1] + sum(x * weights[i] for field in fields for i, x in field)
             assert found[row] == pytest.approx(logit, abs=1e-5)
     assert np.std(found) > 0.01
+
+
+def test_the_data_tells_each_fields_l2(world: Encoded) -> None:
+    """lambda = gamma / sum w^2 with gamma = sum h / (h + lambda) and h = n / t; l2 = t lambda. Until half an epoch is
+    learned from nothing is known, and a given l2 stays what it is."""
+    displays, inputs = history(world)
+    learner, fixed = (LogisticRegression(inputs, LRConfig(l2=l2), world.part("history")) for l2 in (None, 0.2))
+    order = np.arange(len(displays.offsets) - 1)
+    for epochs in (0.0, 0.25):
+        learner.reach(epochs)
+        np.testing.assert_allclose(learner.l2, epochs * 10)
+        learner.learn(displays, order)
+    t, before = 0.25, learner.strengths.copy()
+    learner.reach(0.5)
+    for region, (first, end) in enumerate(pairwise(inputs.regions)):
+        z, n = learner.table[first:end].T
+        w = -z / ((1 + np.sqrt(n)) / 0.2 + t * before[region])
+        h, lam = n[n > 0] / t, before[region]
+        expected = (h / (h + lam)).sum() / max((w * w).sum(), 1e-12)
+        assert learner.strengths[region] == pytest.approx(np.clip(expected, 1e-2, 1e4), rel=1e-6)
+        assert learner.l2[region] == pytest.approx(0.5 * learner.strengths[region])
+    known = learner.strengths.copy()
+    assert len(set(known)) > 3
+    learner.reach(0.7)
+    np.testing.assert_array_equal(learner.strengths, known)
+    np.testing.assert_allclose(learner.l2, 0.7 * known)
+    fixed.reach(3.0)
+    np.testing.assert_array_equal(fixed.l2, 0.2)
