@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pipeline.core.files import write_json
 
 DAY_MS, DAYS = 86_400_000, 15
+_TIMES = 2**31  # more than any time
 MOST_SHOWN = 0.004  # of all that ads are shown, one: a heavier one would decide by its luck which model is good
 COUNTRIES = ("US", "GB", "CA", "AU", "DE", "FR", "NZ", "IN")
 Longs = NDArray[np.int64]
@@ -279,16 +280,17 @@ def told_by_views(
     at: Longs,
     document: Longs,
 ) -> Floats:
-    """(N,): what it adds to the log odds of a click that the user views the promoted document later, or does not."""
-    size = len(world.document_id)
-    ads = np.flatnonzero(document >= world.pages)
-    keys, place = np.unique(viewer[ads] * size + document[ads], return_inverse=True)
-    last = np.zeros(len(keys), np.int64)
-    np.maximum.at(last, place, at[ads])
-    found = np.minimum(np.searchsorted(keys, user * size + promoted), len(keys) - 1)
-    after = (keys[found] == user * size + promoted) & (last[found] >= time)
-    of_clicks, of_others = after[clicked].mean(), after[~clicked].mean()
-    return np.where(after, np.log(of_clicks / of_others), np.log((1 - of_clicks) / (1 - of_others)))
+    """(N,): what it adds to the log odds of a click that the user views the promoted document so long after the
+    display, or does not."""
+    size, ads = len(world.document_id), np.flatnonzero(document >= world.pages)
+    views = np.sort((viewer[ads] * size + document[ads]) * _TIMES + at[ads])
+    shown = (user * size + promoted) * _TIMES + time
+    following = views[np.minimum(np.searchsorted(views, shown), len(views) - 1)]
+    after = (following >= shown) & (following // _TIMES == shown // _TIMES)
+    # delays in steps of a factor of 1.5; 0: no view
+    delay = np.where(after, 1 + (2.5 * np.log1p(np.where(after, following - shown, 0))).astype(np.int64), 0)
+    of_clicks, of_others = (np.bincount(delay[which], minlength=delay.max() + 1) + 0.5 for which in (clicked, ~clicked))
+    return np.log(of_clicks / of_clicks.sum() / (of_others / of_others.sum()))[delay]
 
 
 def documents(world: World) -> dict[str, dict[str, np.ndarray]]:

@@ -43,7 +43,7 @@ class Config(FactorizationConfig):
     hashed into 2 ** cross_bits, or fewer if it has few.
     """
 
-    alpha: float = 0.2
+    alpha: float = 0.3
     beta: float = 1.0
     l1: float = 0.0
     l2: float | None = None

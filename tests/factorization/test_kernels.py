@@ -278,7 +278,7 @@ def test_the_data_tells_each_fields_l2(world: Encoded) -> None:
     learner.reach(0.5)
     for region, (first, end) in enumerate(pairwise(inputs.regions)):
         z, n = learner.table[first:end].T
-        w = -z / ((1 + np.sqrt(n)) / 0.2 + t * before[region])
+        w = -z / ((1 + np.sqrt(n)) / 0.3 + t * before[region])
         h, lam = n[n > 0] / t, before[region]
         expected = (h / (h + lam)).sum() / max((w * w).sum(), 1e-12)
         assert learner.strengths[region] == pytest.approx(np.clip(expected, 1e-2, 1e4), rel=1e-6)
