@@ -82,6 +82,7 @@ class LogisticRegression:
         self.w: NDArray[np.float32] | None = None
 
     def reach(self, epochs: float) -> None:
+        """l2 = t lambda, unless it is given; lambda is asked of the data when it is due."""
         if self.config.l2 is not None:
             return
         if epochs >= self.due[0]:

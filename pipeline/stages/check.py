@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -98,7 +97,7 @@ def _check_fields(params: Path, models: Iterable[str]) -> None:
                 raise ParameterError(
                     f"{where}: the group {LEAVES} is for factorization models; one of kind {kind.name} does not read it"
                 )
-        crosses = [re.sub(r" \* .*", "", text).split(" x ") for text in getattr(config, "crosses", ())]
+        crosses = [text.split(" x ") for text in getattr(config, "crosses", ())]
         _find(f"{where}.groups", groups, [*columns, further])
         _find(f"{where}.fields", getattr(config, "fields", ()), fields | others)
         _find(f"{where}.linear", getattr(config, "linear", ()), {*columns, further, *fields, *others})
