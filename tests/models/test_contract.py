@@ -66,6 +66,13 @@ def scored(displays: Displays) -> Displays:
     return replace(displays, columns=columns)
 
 
+def with_parameters(*names: str) -> pytest.MarkDecorator:
+    """Only for the kinds that have all of these parameters."""
+    having = [kind for kind in KINDS if {*names} <= {f.name for f in dataclasses.fields(load_kind(kind).config)}]
+    assert having
+    return pytest.mark.parametrize("kind", having, indirect=True)
+
+
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> Kind:
     return load_kind(request.param)
@@ -225,19 +232,17 @@ def test_a_fit_of_the_same_length_is_the_same_model(kind: Kind, world: Encoded, 
     np.testing.assert_allclose(again.predict(target), model.predict(target), rtol=1e-5, atol=1e-6)
 
 
+@with_parameters("patience")
 def test_length_matters(kind: Kind, world: Encoded, single: RuntimeConfig) -> None:
-    if not {"epochs", "rounds"} & {f.name for f in dataclasses.fields(kind.config)}:
-        pytest.skip("has no length")
     scores = [score(kind, short(kind), world, FitOptions(runtime=single, length=length)) for length in (1.0, 3.0)]
     assert not np.array_equal(*scores)
 
 
+@with_parameters("epochs", "displays")
 @pytest.mark.parametrize(("displays", "epochs"), [(1, 1.0), (1.5, 1.5), (1000, 3.0)])
 def test_a_network_learns_from_so_many_displays_at_most(
     kind: Kind, world: Encoded, single: RuntimeConfig, displays: float, epochs: float
 ) -> None:
-    if not {"epochs", "displays"} <= {f.name for f in dataclasses.fields(kind.config)}:
-        pytest.skip("is no network")
     most = round(displays * world.part("history").displays) if displays > 1 else 1
     config = replace(short(kind), epochs=3, displays=most, evaluations=4, patience=100)
     fitted = kind.build(config).fit(world, FitOptions(runtime=single))
@@ -297,12 +302,11 @@ def test_reports_every_measurement(kind: Kind, world: Encoded, single: RuntimeCo
         kind.build(short(kind)).fit(world, FitOptions(runtime=single, report=enough))
 
 
+@with_parameters("patience")
 def test_a_large_target_is_measured_by_some_of_it(
     kind: Kind, world: Encoded, single: RuntimeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The best moment is chosen by displays from all over the target, and by no others."""
-    if "fields" not in {f.name for f in dataclasses.fields(kind.config)}:
-        pytest.skip("fits nothing")
     monkeypatch.setattr(schemas, "MEASURED_DISPLAYS", 30)
     monkeypatch.setattr(schemas, "_DRAWN_TOGETHER", 8)
     model, target = kind.build(short(kind)), world.part("target")
@@ -314,19 +318,17 @@ def test_a_large_target_is_measured_by_some_of_it(
     assert map12(model.predict(target)[rows], labels_of(target, some)) == pytest.approx(best["map12"], abs=1e-9)
 
 
+@with_parameters("fields", "groups")
 @pytest.mark.parametrize("name", ["fields", "groups"])
 def test_unknown_fields_and_groups(kind: Kind, world: Encoded, single: RuntimeConfig, name: str) -> None:
-    if name not in {f.name for f in dataclasses.fields(kind.config)}:
-        pytest.skip("reads no fields of choice")
     with pytest.raises(ParameterError, match="adx"):
         kind.build(short(kind, **{name: ("adx",)})).fit(world, FitOptions(runtime=single))
 
 
+@with_parameters("fields")
 def test_reads_only_its_fields(
     kind: Kind, world: Encoded, history: Displays, single: RuntimeConfig, tmp_path: Path
 ) -> None:
-    if "fields" not in {f.name for f in dataclasses.fields(kind.config)}:
-        pytest.skip("reads no fields of choice")
     fields = ("page", "rate", "ad")
     shutil.copytree(world.folder, tmp_path / "encoded")
     for path in tmp_path.glob("encoded/*/fields/*.npy"):
@@ -337,10 +339,9 @@ def test_reads_only_its_fields(
     np.testing.assert_array_equal(score(kind, config, Encoded(tmp_path / "encoded"), options), expected)
 
 
+@with_parameters("fields")
 @pytest.mark.parametrize("fields", [("age", "rate"), ("ad",), ("topic",)])
 def test_fields_of_one_kind(kind: Kind, world: Encoded, single: RuntimeConfig, fields: tuple[str, ...]) -> None:
-    if "fields" not in {f.name for f in dataclasses.fields(kind.config)}:
-        pytest.skip("reads no fields of choice")
     if fields == ("topic",) and not issubclass(kind.config, (TrainingConfig, FactorizationConfig)):
         with pytest.raises(ParameterError, match="topic"):
             score(kind, short(kind, fields=fields), world, FitOptions(runtime=single))
