@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core import epochs
 from pipeline.core.computed import Computed
 from pipeline.core.config import check
 from pipeline.core.errors import ParameterError
@@ -25,8 +26,6 @@ from pipeline.core.progress import log
 from pipeline.factorization import filling
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
 
-BLOCK = 4096  # displays that are read in one go
-BUFFER_BLOCKS = 16
 STEP = 256  # displays between two looks at the clock
 
 
@@ -184,53 +183,34 @@ class Reader:
     def __init__(self, part: EncodedPart, inputs: Inputs, left_out: NDArray[np.int8] | None = None) -> None:
         self.part, self.inputs = part, inputs
         self.left_out = np.full(part.displays, -1, np.int8) if left_out is None else left_out
-        self._blocks = -(-part.displays // BLOCK)
         self._labels = np.asarray(part.array("clicked")) if part.labelled else None
 
     def steps_an_epoch(self) -> int:
         """How many steps `shuffled` yields: the last one of each buffer may be short."""
-        return sum(-(-self._displays(buffer) // STEP) for buffer in self._buffers(None))
+        return epochs.steps(self.part.displays, STEP)
 
     def shuffled(self, seed: tuple[int, ...], skip: int = 0) -> Iterator[tuple[Displays, NDArray[np.int64]]]:
         """One epoch in an order that `seed` decides, without its first steps: displays, and which of them come next."""
-        random = np.random.default_rng(seed)
-        jobs: list[tuple[NDArray[np.int64], int, int]] = []
-        for buffer in self._buffers(random):
-            steps, order_seed = -(-self._displays(buffer) // STEP), int(random.integers(1 << 62))
-            if skip >= steps:
-                skip -= steps
-            else:
-                jobs.append((buffer, order_seed, skip))
-                skip = 0
-        loads = [partial(self._load, [self._range(int(b)) for b in buffer]) for buffer, _, _ in jobs]
-        for (_, order_seed, first), displays in zip(jobs, _ahead(loads), strict=True):
-            order = np.random.default_rng(order_seed).permutation(len(displays.offsets) - 1)
-            for start in range(first * STEP, len(order), STEP):
-                yield displays, order[start : start + STEP]
+        buffers = epochs.buffers(self.part.displays, STEP, seed, skip)
+        for buffer, displays in zip(buffers, self._loaded([buffer.ranges for buffer in buffers]), strict=True):
+            for order in buffer.steps(STEP):
+                yield displays, order
 
     def in_order(self, displays: Sequence[slice] | None = None) -> Iterator[tuple[slice, Displays]]:
         """All displays, or those of some ranges, in their order, block by block, each with the rows that it holds, as
         they are counted from the first."""
         pieces = self.part.whole if displays is None else displays
-        starts = [(start, piece.stop) for piece in pieces for start in range(piece.start, piece.stop, BLOCK)]
-        ranges = [(start, min(start + BLOCK, stop)) for start, stop in starts]
+        starts = [(start, piece.stop) for piece in pieces for start in range(piece.start, piece.stop, epochs.BLOCK)]
         at = 0
-        for loaded in _ahead([partial(self._load, [r]) for r in ranges]):
+        for loaded in self._loaded([[(start, min(start + epochs.BLOCK, stop))] for start, stop in starts]):
             rows = len(loaded.clicked)
             yield slice(at, at + rows), loaded
             at += rows
 
-    def _buffers(self, random: np.random.Generator | None) -> list[NDArray[np.int64]]:
-        order = np.arange(self._blocks) if random is None else random.permutation(self._blocks)
-        if self._blocks:  # the one short block goes last, so that the number of steps does not depend on the order
-            order = np.append(order[order != self._blocks - 1], self._blocks - 1)
-        return [order[i : i + BUFFER_BLOCKS] for i in range(0, len(order), BUFFER_BLOCKS)]
-
-    def _range(self, block: int) -> tuple[int, int]:
-        return block * BLOCK, min((block + 1) * BLOCK, self.part.displays)
-
-    def _displays(self, blocks: NDArray[np.int64]) -> int:
-        return sum(stop - start for start, stop in map(self._range, blocks.tolist()))
+    def _loaded(self, displays: Sequence[Ranges]) -> Iterator[Displays]:
+        """Each in turn; the next one is loaded in the background meanwhile, into the memory of the one before."""
+        memories = cycle((_Memory(), _Memory()))
+        return epochs.ahead((partial(self._load, *job) for job in zip(displays, memories, strict=False)), 1)
 
     def _load(self, displays: Ranges, memory: _Memory) -> Displays:
         offsets = self.part.offsets
@@ -241,17 +221,6 @@ class Reader:
         shared = items.side(self.inputs.shared, "display", self.inputs.pairs["display"])
         own = items.side(self.inputs.own, "impression", self.inputs.pairs["impression"])
         return Displays(borders, clicked, shared, own, int(np.diff(borders).max()), _taken(self.left_out, displays))
-
-
-def _ahead(loads: Sequence[Callable[[_Memory], Displays]]) -> Iterator[Displays]:
-    """Each result in turn; the next one is loaded in the background meanwhile, into the memory of the last one."""
-    memories = _Memory(), _Memory()
-    with ThreadPoolExecutor(1) as background:
-        pending = [background.submit(load, memories[0]) for load in loads[:1]]
-        for number in range(1, len(loads) + 1):
-            loaded = pending.pop().result()
-            pending += [background.submit(load, memories[number % 2]) for load in loads[number : number + 1]]
-            yield loaded
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,31 +1,25 @@
 """Batches of whole displays, cut from memory-mapped arrays without a loop over rows in Python.
 
-Training reads blocks of neighbouring displays (a disk likes that), mixes several random blocks in a buffer and shuffles
-the buffer's displays. The order depends on the seed alone, so a killed run can go on in the middle of an epoch.
+Those of training come in the order of `core.epochs`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.core import epochs
 from pipeline.core.computed import Computed
 from pipeline.nn import gathering
 from pipeline.nn.batches import Batch, Inputs, Side, Values
 from pipeline.schemas.encoded import EncodedPart
 
-BLOCK = 4096  # displays that are read in one go
-BUFFER_BLOCKS = 16
 AHEAD = 4  # batches that are put together while one is trained on
-
-T = TypeVar("T")
 
 
 class Reader:
@@ -35,33 +29,22 @@ class Reader:
         self.part, self.batch_displays = part, batch_displays
         self._sides = [_StoredSide(part, side) for side in (inputs.display, inputs.impression)]
         self._clicked = np.asarray(part.array("clicked")) if part.labelled else None
-        self._blocks = -(-part.displays // BLOCK)
 
     def batches_an_epoch(self) -> int:
         """How many batches `shuffled` yields: the last batch of each buffer may be short."""
-        return sum(-(-self._displays(buffer) // self.batch_displays) for buffer in self._buffers(None))
+        return epochs.steps(self.part.displays, self.batch_displays)
 
     def shuffled(self, seed: tuple[int, ...], skip: int = 0) -> Iterator[Batch]:
         """One epoch in an order that `seed` decides, without its first `skip` batches."""
-        random = np.random.default_rng(seed)
-        jobs: list[tuple[NDArray[np.int64], int, int]] = []
-        for buffer in self._buffers(random):
-            batches = -(-self._displays(buffer) // self.batch_displays)
-            order_seed = int(random.integers(1 << 62))
-            if skip >= batches:
-                skip -= batches
-            else:
-                jobs.append((buffer, order_seed, skip))
-                skip = 0
-        loaded = ahead((partial(self._load, buffer) for buffer, _, _ in jobs), 1)
+        buffers = epochs.buffers(self.part.displays, self.batch_displays, seed, skip)
+        loaded = epochs.ahead((partial(self._rows, buffer.ranges) for buffer in buffers), 1)
 
         def batches_of_buffers() -> Iterator[Callable[[], Batch]]:
-            for (_, order_seed, first), rows in zip(jobs, loaded, strict=True):
-                order = np.random.default_rng(order_seed).permutation(rows.displays)
-                for start in range(first * self.batch_displays, rows.displays, self.batch_displays):
-                    yield partial(rows.batch, order[start : start + self.batch_displays])
+            for buffer, rows in zip(buffers, loaded, strict=True):
+                for chosen in buffer.steps(self.batch_displays):
+                    yield partial(rows.batch, chosen)
 
-        return ahead(batches_of_buffers(), AHEAD)
+        return epochs.ahead(batches_of_buffers(), AHEAD)
 
     def in_order(self, displays: Sequence[slice] | None = None) -> Iterator[tuple[slice, Callable[[], Batch]]]:
         """All batches, or those of some ranges of displays, in the order of the rows: the rows that each holds, as they
@@ -75,33 +58,10 @@ class Reader:
                 at = end
 
     def _range(self, start: int, stop: int) -> Batch:
-        return _Rows(self._sides, self._clicked, self.part.offsets, [(start, stop)]).every()
+        return self._rows([(start, stop)]).every()
 
-    def _buffers(self, random: np.random.Generator | None) -> list[NDArray[np.int64]]:
-        order = np.arange(self._blocks) if random is None else random.permutation(self._blocks)
-        if random is not None and self._blocks:
-            # the one short block goes last, so that the number of batches does not depend on the order
-            order = np.append(order[order != self._blocks - 1], self._blocks - 1)
-        return [order[i : i + BUFFER_BLOCKS] for i in range(0, len(order), BUFFER_BLOCKS)]
-
-    def _displays(self, blocks: NDArray[np.int64]) -> int:
-        return int((np.minimum((blocks + 1) * BLOCK, self.part.displays) - blocks * BLOCK).sum())
-
-    def _load(self, blocks: NDArray[np.int64]) -> _Rows:
-        ranges = [(int(b) * BLOCK, min((int(b) + 1) * BLOCK, self.part.displays)) for b in blocks]
+    def _rows(self, ranges: Sequence[tuple[int, int]]) -> _Rows:
         return _Rows(self._sides, self._clicked, self.part.offsets, ranges)
-
-
-def ahead(calls: Iterable[Callable[[], T]], depth: int) -> Iterator[T]:
-    """The results of some calls in their order, made in a background thread, up to `depth` of them too early."""
-    with ThreadPoolExecutor(1) as background:
-        pending: deque[Future[T]] = deque()
-        for call in calls:
-            pending.append(background.submit(call))
-            if len(pending) > depth:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 # --- displays in memory -------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.core import epochs
 from pipeline.core.errors import ParameterError
 from pipeline.factorization import displays as module
 from pipeline.factorization.displays import Displays, Inputs, Reader, Side, named_crosses, readable
@@ -169,8 +170,8 @@ def test_numbers_give_way_to_their_twins(tmp_path: Path) -> None:
 
 def test_an_epoch_shows_each_display_once(world: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an order that the seed decides; it goes on after any step."""
-    monkeypatch.setattr(module, "BLOCK", 16)
-    monkeypatch.setattr(module, "BUFFER_BLOCKS", 3)
+    monkeypatch.setattr(epochs, "BLOCK", 16)
+    monkeypatch.setattr(epochs, "BUFFER_BLOCKS", 3)
     monkeypatch.setattr(module, "STEP", 7)
     reader = Reader(world.part("history"), Inputs([world.fields["ad"], world.fields["page"]]))
 

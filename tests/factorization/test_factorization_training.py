@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.core import epochs
 from pipeline.core.runtime import RuntimeConfig
 from pipeline.factorization import displays, training
 from pipeline.metrics import Quality
@@ -39,8 +40,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several buffers of several steps each."""
-    for name, value in (("BLOCK", 16), ("BUFFER_BLOCKS", 3), ("STEP", 10)):
-        monkeypatch.setattr(displays, name, value)
+    for module, name, value in ((epochs, "BLOCK", 16), (epochs, "BUFFER_BLOCKS", 3), (displays, "STEP", 10)):
+        monkeypatch.setattr(module, name, value)
 
 
 def fit(name: str, world: Encoded, options: FitOptions, **values: Any) -> tuple[NDArray[np.float32], Fitted]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.nn import batches, reading
+from pipeline.core import epochs
+from pipeline.nn import batches
 from pipeline.nn.batches import Batch, Inputs
 from pipeline.nn.reading import Reader
 from pipeline.schemas.encoded import Encoded, EncodedPart, Field
@@ -20,8 +21,8 @@ DISPLAYS, BLOCK, BUFFER_BLOCKS = 53, 8, 2  # 7 blocks, the last of 5 displays; 4
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "BLOCK", BLOCK)
-    monkeypatch.setattr(reading, "BUFFER_BLOCKS", BUFFER_BLOCKS)
+    monkeypatch.setattr(epochs, "BLOCK", BLOCK)
+    monkeypatch.setattr(epochs, "BUFFER_BLOCKS", BUFFER_BLOCKS)
 
 
 @pytest.fixture(scope="module")
@@ -204,21 +205,3 @@ def test_fields_of_one_kind(part: EncodedPart, fields: list[Field], displays: Di
             assert values.numbers.shape == (n, len(side.numeric))
             assert values.bag_offsets.shape == (len(side.multi), n + 1)
         assert_same_as_files(batch, list(range(rows.start, rows.stop)), inputs, displays)
-
-
-def test_ahead_keeps_order_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing runs on after the reader was left; an error comes out where its result was due."""
-    begun: list[int] = []
-
-    def call(i: int) -> int:
-        begun.append(i)
-        if i == 7:
-            raise ValueError("seven")
-        return i
-
-    found = reading.ahead((lambda i=i: call(i) for i in range(100)), 2)
-    assert [next(found) for _ in range(5)] == [0, 1, 2, 3, 4]
-    found.close()
-    assert len(begun) <= 8
-    with pytest.raises(ValueError, match="seven"):
-        list(reading.ahead((lambda i=i: call(i) for i in range(100)), 2))
