@@ -59,6 +59,7 @@ def _history(axes: Axes, trials: list[FrozenTrial]) -> None:
 def _importances(axes: Axes, study: optuna.Study, params: list[str], *, enough: bool) -> None:
     axes.set(title="importances (PED-ANOVA)")
     found = optuna.importance.get_param_importances(study) if enough else dict.fromkeys(params, 0.0)
+    found = dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))  # of equals, Optuna's order is any
     axes.barh(list(found), list(found.values()))
     axes.invert_yaxis()
 

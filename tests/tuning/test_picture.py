@@ -48,6 +48,14 @@ def test_the_same_study_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_parameters_of_equal_importance_come_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna gives them in the order of a set, which no two processes share."""
+    found = {"rate": 0.0, "layers": 0.0}
+    monkeypatch.setattr(optuna.importance, "get_param_importances", lambda _: found)
+    labels = [label.get_text() for label in _figure(study(6)).axes[1].get_yticklabels()]
+    assert labels == ["layers", "rate"]
+
+
 def test_nothing_searched(tmp_path: Path) -> None:
     write_picture(None, tmp_path / "none.png")
     assert (tmp_path / "none.png").read_bytes().startswith(b"\x89PNG")
