@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.blending.stack import BlendConfig, Sample, Stack, take_labels, thinned
-from pipeline.blending.ways import ALONE, TREES, Combination, Way, scored, ways
+from pipeline.blending.ways import ALONE, STACKERS, Combination, Way, scored, ways
 from pipeline.core.progress import bar
 from pipeline.metrics import Floats, Judged, Labelled, standard_error, tie_hash, weighted_mean
 
 _DIGITS = 6  # of a mean of float32 losses or gains, that are no rounding
 #: The standard deviation of what becomes of MAP@12 beside what the likelihood of a way promises, however many displays
-#: tell it.
+#: tell it; and how much worse stackers are expected to be.
 _BROKEN = 2.5e-4
 _NO_LUCK = 1e-14  # the variance that two equal rankings are said to differ by
 
@@ -116,26 +116,29 @@ def _judged(combination: Combination, sample: Sample) -> Judged:
 def choose(judged: dict[str, Judged], future: NDArray[np.bool_]) -> str:
     """The way of the greatest MAP@12 to be expected; of equals the simplest.
 
-    Two witnesses are heard on how far each way is from the likeliest one: the difference in MAP@12 itself, and the one
-    that the difference in likelihood promises, at as much MAP@12 a nat as tells the members apart. Each counts by the
-    inverse of its variance, as two measurements of one thing do; of the promise that is its own luck and _BROKEN. So
-    few displays are judged by likelihood, many by MAP@12. Trees become likelier by how sure they are of a display,
-    which ranks nothing: instead they are expected to be a little worse.
+    Two witnesses are heard on how far each way is from the likeliest mean of the members: the difference in MAP@12
+    itself, and the one that the difference in likelihood promises, at as much MAP@12 a nat as tells the means apart.
+    Each counts by the inverse of its variance, as two measurements of one thing do; of the promise that is its own luck
+    and _BROKEN. So few displays are judged by likelihood, many by MAP@12.
+
+    What stackers promise is not heard: they are expected to be a little worse. Trees become likelier by how sure they
+    are of a display, which ranks nothing. And what the context tells of the members' mistakes on validation need not
+    hold of their refits, which have learned from more: in simulated worlds, whose test can be told, it did not.
     """
 
     def mean_and_variance(value: Floats) -> tuple[float, float]:
         return weighted_mean(value, future), standard_error(value, future) ** 2
 
-    weighing = {way: found for way, found in judged.items() if way != TREES}
-    likeliest = min(weighing.values(), key=lambda found: round(weighted_mean(found.loss, future), _DIGITS))
+    means = {way: found for way, found in judged.items() if way not in STACKERS}
+    likeliest = min(means.values(), key=lambda found: round(weighted_mean(found.loss, future), _DIGITS))
     gains = {way: mean_and_variance(found.gain - likeliest.gain) for way, found in judged.items()}
     nats = {way: mean_and_variance(likeliest.loss - found.loss) for way, found in judged.items()}
-    told, together = (sum(nats[way][0] * other[way][0] for way in weighing) for other in (nats, gains))
+    told, together = (sum(nats[way][0] * other[way][0] for way in means) for other in (nats, gains))
     a_nat = max(0.0, together / told) if told else 0.0
 
     def expected(way: str) -> float:
         gain, luck = gains[way][0], max(gains[way][1], _NO_LUCK)
-        promised, doubt = (-_BROKEN, 0.0) if way == TREES else (a_nat * nats[way][0], a_nat**2 * nats[way][1])
+        promised, doubt = (-_BROKEN, 0.0) if way in STACKERS else (a_nat * nats[way][0], a_nat**2 * nats[way][1])
         doubt += _BROKEN**2
         return round((gain * doubt + promised * luck) / (luck + doubt), _DIGITS)
 

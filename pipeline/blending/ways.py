@@ -24,10 +24,14 @@ from pipeline.blending.weights import (
 )
 
 ALONE = " alone"
-TREES = "trees"
+LINEAR, LINEAR_BY_PART, TREES = "linear", "linear by part", "trees"
+#: They read more than the members' logits.
+STACKERS = (LINEAR, LINEAR_BY_PART, TREES)
 #: A part (present or future) with fewer displays is combined like the whole.
 _LEAST_DISPLAYS = 500
-_RIDGE = 5e-3
+#: On what the linear stacker adds to the likeliest mean, however many displays there are: it does not stand for their
+#: number, but for how much of what the members' mistakes on validation tell holds of their refits.
+_RIDGE = 5e-2
 _ROUNDS = 100
 _TREES = {
     "objective": "lambdarank",
@@ -82,8 +86,8 @@ def ways(members: Sequence[str], trials: int) -> dict[str, Way]:
             "likelihood by part": by_part(fit_likelihood),
             "searched": searched,
             "searched by part": by_part(searched),
-            "linear": fit_linear,
-            "linear by part": by_part(fit_linear),
+            LINEAR: fit_linear,
+            LINEAR_BY_PART: by_part(fit_linear),
             TREES: fit_trees,
         }
     return found

@@ -267,7 +267,7 @@ def test_what_else_is_read_is_explained_by_name() -> None:
     np.testing.assert_allclose(linear.explain()["future, more if cold_ad"], [0, 0, 0], atol=0.25)
     shown = linear.explain_context()
     assert shown["present, weight"] == {"c0": pytest.approx(0, abs=0.25)}
-    assert shown["future, weight"] == {"c0": pytest.approx(2, abs=0.25)}
+    assert 1.5 < shown["future, weight"]["c0"] < 2, "drawn to 0 by the ridge"
     trees = every["trees"](sample)
     (shares,) = trees.explain_context().values()
     assert list(shares) == ["c0", "future", "ads", "cold_ad"]
@@ -474,17 +474,16 @@ MEMBERS = {"a_alone": (0.66, 1.30), "b_alone": (0.70, 1.20)}  # 0.04 of MAP@12 f
 @pytest.mark.parametrize(
     ("displays", "means", "best"),
     [
-        (4_000, {**MEMBERS, "mean": (0.700, 1.19), "linear": (0.701, 1.195)}, "mean"),  # too few to tell by MAP@12
-        (4_000_000, {**MEMBERS, "mean": (0.700, 1.19), "linear": (0.701, 1.195)}, "linear"),
+        (4_000, {**MEMBERS, "mean": (0.700, 1.19), "searched": (0.701, 1.195)}, "mean"),  # too few to tell by MAP@12
+        (4_000_000, {**MEMBERS, "mean": (0.700, 1.19), "searched": (0.701, 1.195)}, "searched"),
         (4_000, {**MEMBERS, "mean": (0.699, 1.195)}, "mean"),
         (4_000_000, {**MEMBERS, "mean": (0.699, 1.195)}, "b alone"),
-        (4_000, {**MEMBERS, "mean": (0.701, 1.19), "linear": (0.702, 1.190)}, "linear"),  # alike but for it
-        (
-            4_000,
-            {**MEMBERS, "mean": (0.701, 1.19), "trees": (0.704, 1.10)},
-            "mean",
-        ),  # what trees promise does not count
+        (4_000, {**MEMBERS, "mean": (0.701, 1.19), "searched": (0.702, 1.190)}, "searched"),  # alike but for it
+        # what stackers promise does not count
+        (4_000, {**MEMBERS, "mean": (0.701, 1.19), "trees": (0.704, 1.10)}, "mean"),
+        (4_000, {**MEMBERS, "mean": (0.701, 1.19), "linear by part": (0.704, 1.10)}, "mean"),
         (4_000_000, {**MEMBERS, "mean": (0.701, 1.19), "trees": (0.702, 1.25)}, "trees"),
+        (4_000_000, {**MEMBERS, "mean": (0.701, 1.19), "linear": (0.702, 1.25)}, "linear"),
         (4_000, {"a_alone": (0.66, 1.30)}, "a alone"),
     ],
 )
