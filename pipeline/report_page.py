@@ -67,8 +67,10 @@ img { max-width: 100%; height: auto }
 <h2>The blend</h2>
 <p>The members are combined by: {{ report.blend.way }}. Ways differ in MAP@12 by little more than luck, so each is
 judged by two witnesses: its MAP@12, and the MAP@12 that its likelihood (the smaller the loss, the likelier) promises,
-at as much a nat as tells the members apart; the fewer the displays, the more the second counts. The blend's own score
-is from nested cross-validation: neither the combination nor the choice between them has seen a display that it scores.
+at as much a nat as tells the means apart; the fewer the displays, the more the second counts. Of stackers (linear,
+trees), which read leaks and cold starts, too, it is not heard: what those tell of the members' mistakes on validation
+need not hold of their refits, so a stacker must be ahead in MAP@12 by more than luck. The blend's own score is from
+nested cross-validation: neither the combination nor the choice between them has seen a display that it scores.
 It chose, fold by fold: {{ report.blend.chosen_by_fold | join(", ") }}. What is lost without a member is that of the
 same way without it; if no such way is left, that of the best other one.</p>
 <table>
